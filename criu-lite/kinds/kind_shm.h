@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shared memory objects: anonymous shared mappings and memfds. Their contents belong
+ * to the object, not to any mapping: they are read, tracked, sent and placed once.
+ */
+#pragma once
+
+#include "img.h"
+#include "kind.h"
+
+struct shm_object {
+	uint32_t id;             /* shmid in VmaEntry, pagemap-shmem-ID.img, MemfdInodeEntry */
+	uint64_t dev, ino;
+	uint64_t size;           /* bytes, as of the last look */
+	int fd;                  /* ours, readable (and writable on the target) */
+	bool memfd;              /* else: anonymous shared */
+};
+
+/* ---- source ---- */
+/* Finds or adds the object behind `fd` (from pidfd_getfd or /proc/PID/map_files; duplicated). */
+struct shm_object *shm_seen(struct kind_dump *c, int fd, bool memfd, struct err *e);
+struct shm_object *const *shm_seen_all(struct kind_dump *c, size_t *n);
+
+/* ---- target ---- */
+/* The object with that id, made at first use: a memfd as its MemfdInodeEntry says, or (anonymous) as
+ * given by shm_offer(). -ENOENT for an anonymous one not offered yet. */
+int shm_get(struct kind_restore *c, uint32_t id, struct shm_object **out, struct err *e);
+/* An anonymous object made by the first mapping in a shell; fd is duplicated. */
+int shm_offer(struct kind_restore *c, uint32_t id, int fd, struct err *e);
+struct shm_object *const *shm_got_all(struct kind_restore *c, size_t *n);

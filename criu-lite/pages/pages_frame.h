@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The format of a data connection, source to target:
+ *
+ *   stream := frame* end
+ *   frame  := head range[ranges] payload
+ *   range  := start:u64 pages:u32 type:u32           type: 0 data, 1 zero
+ *
+ * head is struct frame_head below. The payload holds the pages of the data ranges, in order, raw
+ * or as one zstd frame; zero ranges have none. Ranges ascend and do not overlap; a frame covers at
+ * most FRAME_PAGES pages. `end` is a head with flag FRAME_END and nothing else in it: a stream
+ * that stops without it was cut. Numbers are little-endian. sum is XXH3-64 of head (with sum = 0)
+ * and ranges, seeded with XXH3-64 of the payload as sent.
+ *
+ * Target to source go control frames (wire_conn.h): FRAME_ACK with a struct frame_ack, cumulative;
+ * or FRAME_FAILED with a text, after which the connection is closed.
+ */
+#pragma once
+
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "err.h"
+#include "pages_tracker.h"
+
+#define FRAME_MAGIC 0x50544c43u      /* "CLTP" */
+#define FRAME_PAGES 256u
+#define FRAME_BYTES (FRAME_PAGES * 4096u)
+
+enum frame_flag {
+	FRAME_FRESH = 1,             /* the target holds nothing there: zero ranges are likely zero */
+	FRAME_END = 2,
+};
+
+enum frame_type { FRAME_DATA, FRAME_ZERO };
+enum frame_answer { FRAME_ACK = 1, FRAME_FAILED = 2 };
+
+struct frame_head {
+	uint32_t magic;
+	uint16_t kind;               /* PAGES_TASK, PAGES_SHM */
+	uint16_t method;             /* COMP_NONE, COMP_ZSTD */
+	uint32_t space;              /* pid or object id */
+	uint32_t flags;
+	uint32_t ranges;
+	uint32_t payload;            /* bytes as sent */
+	uint64_t limit;              /* SHM: size of the object; bytes beyond it are not part of it */
+	uint64_t sum;
+};
+_Static_assert(sizeof(struct frame_head) == 40, "format");
+
+struct frame_range {
+	uint64_t start;
+	uint32_t pages;
+	uint32_t type;
+};
+_Static_assert(sizeof(struct frame_range) == 16, "format");
+
+/* Head and ranges as they stand on the wire. */
+struct frame {
+	struct frame_head head;
+	struct frame_range ranges[FRAME_PAGES];
+};
+
+struct frame_ack {
+	uint64_t frames, bytes;      /* placed since the connection began; bytes as sent */
+};
+
+/* Checks of a head as it came: bounded sizes, known values. -EBADMSG. */
+int frame_check_head(const struct frame_head *h, struct err *e);
+/* Checks of the whole: ranges against the head and against each other, checksum. -EBADMSG. */
+int frame_check(const struct frame *f, const void *payload, struct err *e);
+
+uint64_t frame_sum(const struct frame *f, const void *payload);
+size_t frame_size(const struct frame_head *h);               /* head and ranges, bytes */
+uint32_t frame_pages(const struct frame *f, enum frame_type type);
+
+/* The frame's ranges of one type. Returns how many. */
+size_t frame_ranges(const struct frame *f, enum frame_type type, struct prange *out);
+/* Ranges as an I/O vector that leaves out the first `skip` bytes. Returns its length. */
+size_t frame_iov(const struct prange *r, size_t n, size_t skip, struct iovec *out);
+/* Where byte `skip` of the ranges is; *end: how far its range goes. */
+uint64_t frame_at(const struct prange *r, size_t n, size_t skip, uint64_t *end);

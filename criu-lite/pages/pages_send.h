@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Pages from one host to the other: frames over N data connections, each handled by a thread
+ * on either side. A frame: header, ranges, payload (raw or zstd), XXH3 checksum. The format is
+ * described in pages_frame.h. A page space is an address space (pid) or a shared memory object.
+ */
+#pragma once
+
+#include "pages_tracker.h"
+#include "wire_conn.h"
+
+enum comp_method { COMP_NONE, COMP_ZSTD };
+
+struct pages_opts {
+	enum comp_method method;
+	int level;
+	uint64_t bandwidth;          /* bytes per second over all connections, 0: unlimited */
+};
+
+struct pages_space {
+	enum { PAGES_TASK, PAGES_SHM } kind;
+	uint32_t id;                 /* pid of the task's leader, or shm id */
+	pid_t pid;                   /* to read from (TASK) */
+	int fd;                      /* to pread from (SHM) */
+};
+
+struct pages_stats {
+	uint64_t pages, zero_pages, bytes_raw, bytes_wire, frames;
+	uint64_t ns;                 /* from first send to last ack */
+};
+
+struct pages_sender;
+
+/* Takes the connections (owned from here on). */
+int pages_sender_new(struct pages_sender **s, int *data_fds, size_t n,
+		     const struct pages_opts *o, struct err *e);
+void pages_sender_free(struct pages_sender *s);
+
+/* Queues ranges. `fresh`: the receiver holds nothing there, so zero pages of anonymous memory
+ * need not be sent. Reading happens in the connection threads; ranges that disappear while the guest runs
+ * (munmap) are skipped when `live`, an error otherwise. */
+int pages_send(struct pages_sender *s, const struct pages_space *from, const struct prange *r,
+	       size_t n, bool fresh, bool live, struct err *e);
+/* Waits until the receiver has placed all that was queued. stats: since the last flush. */
+int pages_flush(struct pages_sender *s, struct pages_stats *stats, struct err *e);
+
+struct pages_receiver;
+
+/* Finds where a space's pages go: for TASK the process (pid + writable ranges are the receiver's
+ * business: process_vm_writev first, /proc/PID/mem where that is refused), for SHM an fd. */
+struct pages_place {
+	pid_t pid;                   /* TASK; we are its tracer or root */
+	int mem_fd;                  /* TASK: /proc/PID/mem opened O_RDWR, by the caller */
+	int fd;                      /* SHM */
+};
+int pages_receiver_new(struct pages_receiver **r, struct err *e);
+void pages_receiver_free(struct pages_receiver *r);      /* closes connections, joins threads */
+int pages_receiver_add(struct pages_receiver *r, int data_fd, struct err *e);
+/* Between rounds only: says where a space lives now (replaces). */
+void pages_receiver_space(struct pages_receiver *r, int kind, uint32_t id, struct pages_place p);
+/* The first failure of any connection thread, if there was one. 0 or -errno. */
+int pages_receiver_error(struct pages_receiver *r, struct err *e);

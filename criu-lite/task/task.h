@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The guest as a tree of tasks, on either side. One struct task is one process; its threads
+ * are those of its remote. The state of each task travels as records of an img_set:
+ * pstree.img, core-TID.img, mm-PID.img, ids-PID.img, fs-PID.img, rlimits in core, creds-...
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "core.pb-c.h"
+#include "img.h"
+#include "kind.h"
+#include "proc_task.h"
+#include "remote.h"
+
+#define TASK_ALIVE   1u   /* core.tc.task_state, as in CRIU */
+#define TASK_DEAD    2u
+#define TASK_STOPPED 3u
+#define TASK_HELPER  4u
+
+struct task {
+	pid_t pid, ppid, pgid, sid;
+	char comm[64];
+	uint32_t state;             /* TASK_* */
+	int32_t exit_code;          /* of a zombie, as wait4 gives it */
+	struct remote *remote;      /* while held; NULL for zombies */
+	uint32_t vm_id, files_id, fs_id, sighand_id;  /* kobj ids: equal means shared */
+	struct task_mm *mm;         /* task_mm.h */
+};
+
+struct tree {
+	VEC(struct task *) task;    /* parents before children, root first */
+};
+
+/* Source: reads the tree below `root` from /proc. Nothing is stopped. -ESRCH, or a refusal
+ * (kernel thread, ourselves inside the tree, other user...) with its remedy.
+ * Called again, it updates: tasks that are gone disappear, new ones are added. */
+int task_tree_scan(struct tree *t, pid_t root, struct err *e);
+void task_tree_free(struct tree *t);
+struct task *task_find(const struct tree *t, pid_t pid);
+
+/* Source: holds every task of the tree (and any that appear meanwhile); thaw undoes it. */
+int task_tree_freeze(struct tree *t, struct err *e);
+void task_tree_thaw(struct tree *t);
+void task_tree_kill(struct tree *t);
+
+/* ---- the parts of a task's state, one file each (task_core.c, task_creds.c, ...) ----
+ * capture: reads the held guest, writes into the CoreEntry under construction.
+ * apply:   puts it into a shell. Both sides of a part stand in one file.
+ *
+ * Parts that need system calls inside the guest take part in one batch: `ask` adds calls to a
+ * batch and remembers where; `take` reads the results after the run. */
+
+/* Messages under construction are freed with protobuf_c_message_free_unpacked, so all their
+ * memory comes from malloc. */
+struct core_build {
+	struct task *task;
+	struct rthread *thread;
+	CoreEntry *core;            /* task-wide part (tc) set for the leader only */
+};

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The state of a task and its threads except memory, files and namespaces:
+ * one CoreEntry per thread (core-TID.img; the leader's has the task-wide part tc),
+ * creds inside thread_core, rlimits, timers, sigactions and signal queues inside tc.
+ *
+ * One file per part (task_regs.c, task_signals.c, task_timers.c, task_creds.c, task_sched.c,
+ * task_misc.c), capture and apply side by side; task_state.c is the table of contents.
+ */
+#pragma once
+
+#include "task.h"
+
+/* Preflight of a running task: what cannot be carried over (AMX tiles in use, seccomp filters for now,
+ * foreign tracer, shadow stack, 32-bit mode, ...) is refused with its remedy. Disturbs nothing. */
+int task_state_check(const struct task *t, struct err *e);
+
+/* Source, task frozen. Puts IMG_CORE of each thread. All in-guest questions of one thread
+ * go in one batch. Robust list and rseq come from outside. Does not read /proc text more than
+ * once per task. */
+int task_state_capture(struct task *t, struct img_set *set, struct err *e);
+
+/* Target. The task is a shell whose threads exist (t->remote), its memory and fds are in place.
+ * All that may be done early: sigactions, limits, names, personality, scheduling,
+ * robust lists, rseq, pending signals, tid address, altstack, registers and masks into rthread,
+ * then credentials. */
+int task_state_apply(struct task *t, const struct img_set *set, struct err *e);
+
+/* Target: the last moment before remote_release(): arms timers, restarts an interrupted
+ * system call with its remaining time, stops a stopped task, creds. */
+int task_state_arm(struct task *t, const struct img_set *set, struct err *e);
+
+/* Zombie shells: exit as they did. */
+int task_state_die(struct task *t, struct err *e);
