@@ -24,7 +24,7 @@ void *vec_grow(void *at, size_t *cap, size_t n, size_t size);
 	 __builtin_memset(&(v)->at[(v)->n], 0, sizeof(*(v)->at)), &(v)->at[(v)->n++])
 #define vec_free(v) (free((v)->at), (v)->at = NULL, (v)->n = (v)->cap = 0)
 #define vec_each(v, it) \
-	for (__typeof__((v)->at) it = (v)->at; it && it < (v)->at + (v)->n; it++)
+	for (__typeof__((v)->at + 0) it = (v)->at; it && it < (v)->at + (v)->n; it++)
 
 /* malloc and friends that abort instead of returning NULL. */
 void *xmalloc(size_t size);

@@ -24,6 +24,7 @@
 
 typedef uint64_t gaddr;
 
+#define REMOTE_NR_UNKNOWN (-2)
 #define REMOTE_XSTATE_MAX 12288  /* AMX included */
 
 struct remote;
@@ -35,8 +36,12 @@ struct rthread {
 	struct remote *of;
 	bool stopped;                 /* in a ptrace stop now (else: in the stub) */
 	bool live;                    /* runs or sleeps in the stub */
+	bool touched;                 /* registers or mask are not the guest's own now */
 	bool dead;                    /* exited under our hands */
 	struct user_regs_struct regs; /* as found, system call restart not yet applied */
+	int64_t syscall_nr;           /* interrupted system call, -1: none, REMOTE_NR_UNKNOWN. Not
+	                                 always orig_rax: a call resumed after an earlier stop shows
+	                                 restart_syscall (219) there */
 	uint64_t sigmask;             /* as found */
 	uint8_t *xstate;              /* xsave area as found, standard format */
 	uint32_t xstate_len;
@@ -87,6 +92,7 @@ struct batch {
 	VEC(const char *) name;  /* "?mmap": the call may fail */
 	struct buf data;
 	bool has_out;
+	struct err failed;       /* the stub could not be injected: told by batch_run */
 };
 
 #define BATCH(thread) { .in = (thread) }
@@ -116,6 +122,10 @@ bool batch_room(const struct batch *b, size_t calls, size_t data);
  * that failed and was not allowed to is the error: "task 12 (redis): in guest: mmap: ...".
  * The stub is injected at first use. */
 int batch_run(struct batch *b, struct err *e);
+/* The two halves of batch_run, for something that must happen while the guest waits in a call
+ * (descriptors sent to its recvmsg). */
+int batch_begin(struct batch *b, struct err *e);
+int batch_end(struct batch *b, struct err *e);
 void batch_reset(struct batch *b);
 
 /* ---- memory ---- */
@@ -156,6 +166,12 @@ int remote_shell_child(struct remote **out, struct remote *parent, pid_t pid, ui
 		       struct err *e);
 /* Creates the other threads of a shell: born stopped; remote_thread() finds them. */
 int remote_shell_threads(struct remote *r, const pid_t *tids, size_t n, struct err *e);
+
+/* The caller's batches moved the vDSO of a shell: system calls by hand go through it. */
+void remote_vdso_moved(struct remote *r, gaddr from, gaddr to);
+
+/* /proc/PID/mem, opened O_RDWR; stays ours. */
+int remote_mem_fd(struct remote *r, struct err *e);
 
 /* What remote_release() gives a thread: sets t->regs, t->sigmask, t->xstate; the caller changes
  * those fields before release. xstate NULL: left as it is. */

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "remote_arch.h"
+
+#include <string.h>
+#include <sys/ucontext.h>
+
+void arch_regs_for_stub(struct user_regs_struct *r, gaddr code, gaddr slot)
+{
+	r->rip = code;
+	r->rsp = slot;
+	r->rax = 0;
+	r->orig_rax = (unsigned long long)-1; /* no system call to restart */
+}
+
+void arch_regs_for_syscall(struct user_regs_struct *r, gaddr insn, const uint64_t v[7])
+{
+	r->rip = insn;
+	r->rax = v[0];
+	r->rdi = v[1];
+	r->rsi = v[2];
+	r->rdx = v[3];
+	r->r10 = v[4];
+	r->r8 = v[5];
+	r->r9 = v[6];
+	r->orig_rax = (unsigned long long)-1;
+}
+
+enum { ERESTARTSYS_ = 512, ERESTARTNOINTR_, ERESTARTNOHAND_, ERESTART_RESTARTBLOCK_ = 516 };
+
+int64_t arch_restarted_nr(const uint8_t *code, size_t n)
+{
+	/* those that return -ERESTART_RESTARTBLOCK: poll, nanosleep, futex, clock_nanosleep */
+	static const uint32_t restarts[] = { 7, 35, 202, 230 };
+
+	for (size_t i = n < 7 ? 0 : n - 7 + 1; i-- > 0;) {
+		uint32_t imm;
+
+		if (code[i] != 0xb8 && !(code[i] == 0xc7 && i + 6 <= n && code[i + 1] == 0xc0))
+			continue;
+		memcpy(&imm, code + i + (code[i] == 0xb8 ? 1 : 2), 4);
+		for (size_t k = 0; k < sizeof(restarts) / sizeof(restarts[0]); k++)
+			if (imm == restarts[k])
+				return imm;
+	}
+	return REMOTE_NR_UNKNOWN;
+}
+
+bool arch_rewind_syscall(struct user_regs_struct *r, int64_t nr)
+{
+	if (nr < 0)
+		return false;
+	switch (-(long long)r->rax) {
+	case ERESTARTSYS_:
+	case ERESTARTNOINTR_:
+	case ERESTARTNOHAND_:
+	case ERESTART_RESTARTBLOCK_:
+		r->rip -= 2;
+		r->rax = (unsigned long long)nr;
+		r->orig_rax = (unsigned long long)-1;
+		return true;
+	}
+	return false;
+}
+
+/* The kernel's rt_sigframe: return address, ucontext, siginfo; FP state behind it. */
+struct frame {
+	uint64_t pretcode;
+	struct {
+		uint64_t flags, link;
+		stack_t stack;
+		uint64_t r8, r9, r10, r11, r12, r13, r14, r15, di, si, bp, bx, dx, ax, cx, sp, ip,
+			eflags;
+		uint16_t cs, gs, fs, ss;
+		uint64_t err, trapno, oldmask, cr2, fpstate, reserved[8];
+		uint64_t sigmask;
+	} uc;
+	siginfo_t info;
+};
+
+#define UC_FP_XSTATE_         1u
+#define UC_SIGCONTEXT_SS_     2u
+#define UC_STRICT_RESTORE_SS_ 4u
+#define FP_XSTATE_MAGIC1_     0x46505853u
+#define FP_XSTATE_MAGIC2_     0x46505845u
+#define FXSAVE_SW_RESERVED    464
+#define XSAVE_HEADER          512
+
+struct fpx_sw_bytes {
+	uint32_t magic1, extended_size;
+	uint64_t xfeatures;
+	uint32_t xstate_size, padding[7];
+};
+
+static void put_fpstate(const struct rthread *t, uint8_t *out)
+{
+	struct fpx_sw_bytes sw = { .magic1 = FP_XSTATE_MAGIC1_ };
+	uint32_t magic2 = FP_XSTATE_MAGIC2_;
+
+	memcpy(out, t->xstate, t->xstate_len);
+	/* ptrace shows the enabled feature mask in the software-reserved bytes */
+	memcpy(&sw.xfeatures, t->xstate + FXSAVE_SW_RESERVED, 8);
+	sw.xstate_size = t->xstate_len;
+	sw.extended_size = t->xstate_len + 4;
+	memcpy(out + FXSAVE_SW_RESERVED, &sw, sizeof(sw));
+	memcpy(out + t->xstate_len, &magic2, 4);
+}
+
+size_t arch_signal_frame(const struct rthread *t, gaddr at, uint8_t *out, size_t size)
+{
+	struct user_regs_struct r = t->regs;
+	size_t fp = ((at + sizeof(struct frame) + 63) & ~63ull) - at;
+	size_t len = fp + t->xstate_len + 4;
+
+	if (len > size || t->xstate_len < XSAVE_HEADER + 64)
+		return 0;
+	arch_rewind_syscall(&r, t->syscall_nr);
+	struct frame f = {
+		.uc = {
+			.flags = UC_FP_XSTATE_ | UC_SIGCONTEXT_SS_ | UC_STRICT_RESTORE_SS_,
+			.stack = { .ss_flags = SS_DISABLE },
+			.r8 = r.r8, .r9 = r.r9, .r10 = r.r10, .r11 = r.r11, .r12 = r.r12,
+			.r13 = r.r13, .r14 = r.r14, .r15 = r.r15, .di = r.rdi, .si = r.rsi,
+			.bp = r.rbp, .bx = r.rbx, .dx = r.rdx, .ax = r.rax, .cx = r.rcx,
+			.sp = r.rsp, .ip = r.rip, .eflags = r.eflags,
+			.cs = (uint16_t)r.cs, .ss = (uint16_t)r.ss,
+			.fpstate = at + fp,
+			.sigmask = t->sigmask,
+		},
+	};
+	memset(out, 0, len);
+	memcpy(out, &f, sizeof(f));
+	put_fpstate(t, out + fp);
+	return len;
+}
+
+gaddr arch_frame_altstack(gaddr frame)
+{
+	return frame + __builtin_offsetof(struct frame, uc.stack);
+}
+
+long arch_find_syscall(const uint8_t *p, size_t n)
+{
+	for (size_t i = 0; i + 1 < n; i++)
+		if (p[i] == 0x0f && p[i + 1] == 0x05)
+			return (long)i;
+	return -1;
+}
+
+void arch_jump_to_stub(void *code, void *slot)
+{
+	__asm__ volatile("mov %0, %%rsp\n\tjmp *%1" : : "r"(slot), "r"(code) : "memory");
+	__builtin_unreachable();
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the remote layer must know about x86-64. */
+#pragma once
+
+#include "remote.h"
+#include "stub_layout.h"
+
+extern const uint8_t remote_stub_code[], remote_stub_code_end[];
+
+/* Registers that make a stopped thread enter the stub with this slot. */
+void arch_regs_for_stub(struct user_regs_struct *r, gaddr code, gaddr slot);
+
+/* Registers that make it run one system call through the instruction at `insn`. */
+void arch_regs_for_syscall(struct user_regs_struct *r, gaddr insn, const uint64_t nr_args[7]);
+
+/* The signal frame for the dead-man tail: rt_sigreturn puts the thread back to where it was
+ * found. `at`: where the frame will be in the guest. Returns its length. */
+size_t arch_signal_frame(const struct rthread *t, gaddr at, uint8_t *out, size_t size);
+/* Where sigaltstack(NULL, ...) must write so that the tail keeps the alternate stack. */
+gaddr arch_frame_altstack(gaddr frame);
+
+/* An interrupted system call that the kernel would have restarted: undoes the interruption in the
+ * registers (rip on the syscall instruction again). `nr`: rthread.syscall_nr. False: there was none. */
+bool arch_rewind_syscall(struct user_regs_struct *r, int64_t nr);
+
+/* Which call did restart_syscall (219) stand for? The kernel does not say; the code does: the number
+ * loaded into eax in front of the `syscall` instruction that ends `code`. REMOTE_NR_UNKNOWN. */
+int64_t arch_restarted_nr(const uint8_t *code, size_t n);
+
+/* Offset of a `syscall` instruction in a vDSO image, or -1. */
+long arch_find_syscall(const uint8_t *p, size_t n);
+
+/* Starts a forked child of ours in the stub; does not return. */
+__attribute__((noreturn)) void arch_jump_to_stub(void *code, void *slot);

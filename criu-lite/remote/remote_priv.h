@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside the remote layer. */
+#pragma once
+
+#include "remote.h"
+#include "remote_arch.h"
+
+struct remote {
+	pid_t pid;
+	int pidfd;
+	int mem_fd;                  /* /proc/PID/mem, or -1 until needed */
+	bool is_shell;
+	VEC(struct rthread *) thread; /* leader first */
+
+	gaddr syscall_insn;          /* a `syscall` instruction in the vDSO; 0: not looked for */
+	gaddr stub;                  /* our mapping in the guest; 0: none */
+	bool stub_shared;            /* lives in another remote's mm that unmaps it */
+	int sock;                    /* our end, or -1 */
+	int guest_sock;              /* its number in the guest */
+	struct rthread *live;        /* the thread that sleeps in the stub now */
+};
+
+/* ptrace plumbing (remote_hold.c) */
+struct rthread *remote_thread_new(struct remote *r, pid_t tid);
+struct remote *remote_new(pid_t pid, struct err *e);
+void remote_free(struct remote *r);
+int thread_wait_stop(struct rthread *t, struct err *e);
+int thread_read_state(struct rthread *t, struct err *e);
+int thread_interrupt(struct rthread *t, struct err *e);
+int thread_set_regs(struct rthread *t, const struct user_regs_struct *regs, struct err *e);
+int thread_set_mask(struct rthread *t, uint64_t mask, struct err *e);
+uint64_t remote_options(void);
+
+/* stub (remote_stub.c) */
+int stub_inject(struct remote *r, struct err *e);
+int stub_boot(struct remote *r, struct err *e);     /* mapping and code are there */
+int stub_park(struct remote *r, struct err *e);     /* live thread back into a ptrace stop */
+int stub_remove(struct remote *r, struct err *e);
+int stub_poke_syscall(struct rthread *t, const char *name, int64_t *ret, uint64_t nr, uint64_t a0,
+		      uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5,
+		      struct err *e);
+gaddr stub_slot(const struct rthread *t);
+int stub_enter(struct rthread *t, gaddr cur, gaddr end, struct err *e);
+int stub_wait_done(struct rthread *t, struct err *e);
