@@ -84,7 +84,8 @@ if not child:
         if os.path.sameopenfile(0, os.open("/dev/null", os.O_RDWR)):
             put("/dev/null", 0, os.O_RDONLY)
         os.closerange(3, 64)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        for sig in (signal.SIGPIPE, signal.SIGXFSZ):  # python ignores them
+            signal.signal(sig, signal.SIG_DFL)
         os.execvp(cmd[0], cmd)
     except OSError as e:
         os.write(2, ("%s: %s\n" % (cmd[0], e)).encode())
