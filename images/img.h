@@ -12,7 +12,9 @@
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdint.h>
+#include <stdio.h>
 
+#include "cleanup.h"
 #include "err.h"
 #include "vec.h"
 

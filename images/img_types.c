@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <assert.h>
-
 #include "img_types.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "img.h"
 
 #include "apparmor.pb-c.h"
 #include "autofs.pb-c.h"
@@ -157,4 +163,72 @@ const struct img_type_info *img_type_info(enum img_type type)
 {
 	assert(type < IMG_TYPE_COUNT);
 	return &types[type];
+}
+
+const ProtobufCMessageDescriptor *img_descriptor(enum img_type type)
+{
+	return img_type_info(type)->first;
+}
+
+uint32_t img_magic(enum img_type type)
+{
+	return img_type_info(type)->magic;
+}
+
+bool img_type_in_set(enum img_type type)
+{
+	switch (type) {
+	case IMG_PAGEMAP:
+	case IMG_SHMEM_PAGEMAP:
+	case IMG_PAGES:
+	case IMG_PAGES_OLD:
+	case IMG_SHM_PAGES_OLD:
+		return false;
+	default:
+		return type < IMG_TYPE_COUNT;
+	}
+}
+
+void img_file_name(enum img_type type, uint64_t id, char *out, size_t size)
+{
+	const char *pattern = img_type_info(type)->pattern;
+	const char *percent = strchr(pattern, '%');
+
+	if (!percent) {
+		snprintf(out, size, "%s", pattern);
+		return;
+	}
+	const char *conversion = percent + strcspn(percent, "uxd");
+	char number[24];
+	snprintf(number, sizeof(number), *conversion == 'x' ? "%" PRIx64 : "%" PRIu64, id);
+	snprintf(out, size, "%.*s%s%s", (int)(percent - pattern), pattern, number, conversion + 1);
+}
+
+/* A name stands for a type only as img_file_name() spells it: "core-012.img" does not. */
+static bool name_is(enum img_type type, const char *name, uint64_t *id)
+{
+	const char *pattern = img_type_info(type)->pattern;
+	const char *percent = strchr(pattern, '%');
+	char canonical[64];
+
+	*id = 0;
+	if (!percent)
+		return strcmp(name, pattern) == 0;
+	size_t prefix = (size_t)(percent - pattern);
+	if (strncmp(name, pattern, prefix) != 0)
+		return false;
+	*id = strtoull(name + prefix, NULL, percent[strcspn(percent, "uxd")] == 'x' ? 16 : 10);
+	img_file_name(type, *id, canonical, sizeof(canonical));
+	return strcmp(name, canonical) == 0;
+}
+
+bool img_type_of_name(const char *name, enum img_type *type, uint64_t *id)
+{
+	for (int i = 0; i < IMG_TYPE_COUNT; i++) {
+		if (i == IMG_PAGES_OLD || i == IMG_SHM_PAGES_OLD || !name_is(i, name, id))
+			continue;
+		*type = i;
+		return true;
+	}
+	return false;
 }

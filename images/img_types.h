@@ -2,18 +2,21 @@
 /*
  * The file types of a CRIU 4.2 image directory. An image file, little endian:
  *
- *   file    := common record* | inventory record* | service record* | raw
+ *   file      := common record* | inventory record* | service record* | raw
  *   common    := u32 0x54564319, u32 magic of the type
  *   service   := u32 0x55105940, u32 magic of the type      (stats-dump, stats-restore)
  *   inventory := u32 magic of the type
- *   record  := u32 length, message of that length, extra
- *   extra   := raw bytes whose length the message tells, see enum img_extra
+ *   record    := u32 length, message of that length, extra
+ *   extra     := raw bytes whose length the message tells, see enum img_extra
  */
 #pragma once
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#define IMG_MAGIC_COMMON  0x54564319u
+#define IMG_MAGIC_SERVICE 0x55105940u
 
 enum img_type {
 	IMG_INVENTORY,
@@ -80,7 +83,7 @@ enum img_type {
 	IMG_FILE_LOCKS,
 	IMG_RLIMIT,
 	IMG_PAGES,           /* img_pages.h */
-	IMG_PAGES_OLD,       /* before CRIU 1.0; neither written nor read */
+	IMG_PAGES_OLD,       /* as old CRIU wrote it; neither written nor read */
 	IMG_SHM_PAGES_OLD,   /* likewise */
 	IMG_SIGNAL,
 	IMG_PSIGNAL,
@@ -127,3 +130,9 @@ struct img_type_info {
 };
 
 const struct img_type_info *img_type_info(enum img_type type);
+
+/* Which type and id a file name ("core-12.img") stands for; false: none. */
+bool img_type_of_name(const char *name, enum img_type *type, uint64_t *id);
+
+/* False for pagemaps and pages: these are not part of a set (img_pages.h). */
+bool img_type_in_set(enum img_type type);
