@@ -25,7 +25,9 @@ install_packages()
 		printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
 		chmod 755 /usr/sbin/policy-rc.d
 	fi
-	apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
+	said=$(apt-get install -y -qq --no-install-recommends "$@" </dev/null 2>&1) && exit
+	printf '%s\n' "$said" >&2
+	exit 1
 )
 
 # What every build needs.
