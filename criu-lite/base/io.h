@@ -9,7 +9,9 @@
 #include "err.h"
 #include "vec.h"
 
+#ifndef PAGE_SIZE            /* <sys/user.h> has one too */
 #define PAGE_SIZE 4096UL
+#endif
 
 /* Reads exactly n bytes. 0, or -errno; end of file before n: -ENODATA
  * (-EPIPE never: a closed peer is an end of file). Restarts on EINTR. */

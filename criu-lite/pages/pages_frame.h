@@ -9,8 +9,9 @@
  * head is struct frame_head below. The payload holds the pages of the data ranges, in order, raw
  * or as one zstd frame; zero ranges have none. Ranges ascend and do not overlap; a frame covers at
  * most FRAME_PAGES pages. `end` is a head with flag FRAME_END and nothing else in it: a stream
- * that stops without it was cut. Numbers are little-endian. sum is XXH3-64 of head (with sum = 0)
- * and ranges, seeded with XXH3-64 of the payload as sent.
+ * that stops without it was cut. Numbers are little-endian. sum is XXH3-64 of the ranges, seeded
+ * with XXH3-64 of the payload as sent; check is XXH3-64 of what stands before it in the head, so that no
+ * length is believed that was damaged on the way.
  *
  * Target to source go control frames (wire_conn.h): FRAME_ACK with a struct frame_ack, cumulative;
  * or FRAME_FAILED with a text, after which the connection is closed.
@@ -44,9 +45,9 @@ struct frame_head {
 	uint32_t ranges;
 	uint32_t payload;            /* bytes as sent */
 	uint64_t limit;              /* SHM: size of the object; bytes beyond it are not part of it */
-	uint64_t sum;
+	uint64_t sum, check;
 };
-_Static_assert(sizeof(struct frame_head) == 40, "format");
+_Static_assert(sizeof(struct frame_head) == 48, "format");
 
 struct frame_range {
 	uint64_t start;
@@ -70,7 +71,7 @@ int frame_check_head(const struct frame_head *h, struct err *e);
 /* Checks of the whole: ranges against the head and against each other, checksum. -EBADMSG. */
 int frame_check(const struct frame *f, const void *payload, struct err *e);
 
-uint64_t frame_sum(const struct frame *f, const void *payload);
+void frame_seal(struct frame *f, const void *payload);       /* sets sum and check */
 size_t frame_size(const struct frame_head *h);               /* head and ranges, bytes */
 uint32_t frame_pages(const struct frame *f, enum frame_type type);
 
@@ -78,5 +79,3 @@ uint32_t frame_pages(const struct frame *f, enum frame_type type);
 size_t frame_ranges(const struct frame *f, enum frame_type type, struct prange *out);
 /* Ranges as an I/O vector that leaves out the first `skip` bytes. Returns its length. */
 size_t frame_iov(const struct prange *r, size_t n, size_t skip, struct iovec *out);
-/* Where byte `skip` of the ranges is; *end: how far its range goes. */
-uint64_t frame_at(const struct prange *r, size_t n, size_t skip, uint64_t *end);

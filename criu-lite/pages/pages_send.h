@@ -25,7 +25,10 @@ struct pages_space {
 };
 
 struct pages_stats {
-	uint64_t pages, zero_pages, bytes_raw, bytes_wire, frames;
+	uint64_t pages, zero_pages;  /* pages: with those that are zero */
+	uint64_t bytes_raw;          /* of pages that are not zero, before compression */
+	uint64_t bytes_wire, frames;
+	uint64_t skipped;            /* pages that had gone (live) */
 	uint64_t ns;                 /* from first send to last ack */
 };
 
@@ -36,8 +39,10 @@ int pages_sender_new(struct pages_sender **s, int *data_fds, size_t n,
 		     const struct pages_opts *o, struct err *e);
 void pages_sender_free(struct pages_sender *s);
 
-/* Queues ranges. `fresh`: the receiver holds nothing there, so zero pages of anonymous memory
- * need not be sent. Reading happens in the connection threads; ranges that disappear while the guest runs
+/* Queues ranges. `fresh`: the receiver most likely holds nothing there: it looks whether zero pages
+ * are zero already instead of writing them (a hint: a wrong one costs only time). No page may be
+ * queued twice without a flush between: connections do not keep order among themselves.
+ * Space, fd: valid until the flush. Reading happens in the connection threads; ranges that disappear while the guest runs
  * (munmap) are skipped when `live`, an error otherwise. */
 int pages_send(struct pages_sender *s, const struct pages_space *from, const struct prange *r,
 	       size_t n, bool fresh, bool live, struct err *e);
