@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What kinds keep from one descriptor to the next, and what they say at the end of a pass. */
+#include "cleanup.h"
+#include "kind_priv.h"
+
+void **kind_dump_slot(struct kind_dump *c, const struct kind *k, void (*release)(void *))
+{
+	vec_each(&c->kept, s)
+		if (s->kind == k)
+			return s->slot;
+
+	struct kind_kept *s = vec_new(&c->kept);
+	s->kind = k;
+	s->release = release;
+	s->slot = xcalloc(1, sizeof(*s->slot));
+	return s->slot;
+}
+
+void kind_slots_free(struct kind_dump *c)
+{
+	vec_each(&c->kept, s) {
+		if (*s->slot)
+			s->release(*s->slot);
+		free(s->slot);
+	}
+	vec_free(&c->kept);
+}
+
+int kind_dump_end(struct kind_dump *c, struct err *e)
+{
+	int ret = 0;
+
+	for (const struct kind *const *k = kind_table; *k && !ret; k++)
+		if ((*k)->end)
+			ret = (*k)->end(c, e);
+	return ret;
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What unix sockets have received and not read yet: IMG_SK_QUEUES, one record a message. */
+#pragma once
+
+#include "kind.h"
+
+/* Copies what waits in the socket's queue into the set, as the queue of description `id`. Nothing is
+ * consumed. -ENOTSUP: descriptors or credentials are in flight. */
+int unix_queue_dump(struct kind_dump *c, int fd, int type, uint32_t id, struct err *e);
+
+/* Sends the messages of description `id` into `fd`, a socket connected to it. */
+int unix_queue_fill(struct kind_restore *c, uint32_t id, int fd, struct err *e);
+/* Does it have any? */
+bool unix_queue_any(const struct kind_restore *c, uint32_t id);

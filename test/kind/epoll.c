@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kind_test.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#define FIRST 300   /* numbers of the test's descriptors: 300, 301, ... */
+
+static int at(int fd, int number)
+{
+	assert_int_equal(dup2(fd, number), number);
+	close(fd);
+	return number;
+}
+
+static void watch(int ep, int fd, uint32_t events, uint64_t data)
+{
+	struct epoll_event ev = { .events = events, .data.u64 = data };
+
+	assert_return_code(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev), errno);
+}
+
+/* All of n descriptors from FIRST on; the new ones take their numbers. */
+static void move(struct trip *t, int n)
+{
+	for (int i = 0; i < n; i++)
+		assert_ok(t, trip_check(t, FIRST + i));
+	assert_ok(t, kind_dump_end(t->d, &t->e));
+	trip_begin(t);
+	for (int i = 0; i < n; i++)
+		assert_ok(t, trip_dump(t, FIRST + i));
+	assert_ok(t, kind_dump_end(t->d, &t->e));
+	assert_ok(t, trip_carry(t));
+	for (int i = 0; i < n; i++)
+		close(FIRST + i);
+	for (int i = 0; i < n; i++) {
+		int fd = trip_fd(t, FIRST + i);
+
+		assert_ok(t, fd);
+		assert_int_equal(dup2(fd, FIRST + i), FIRST + i);
+		kind_hold(t->r, trip_id(t, FIRST + i), (struct kind_holder){ NULL, FIRST + i });
+	}
+	assert_ok(t, kind_finish(t->r, &t->e));
+}
+
+static void leave(struct trip *t, int n)
+{
+	for (int i = 0; i < n; i++)
+		close(FIRST + i);
+	trip_end(t);
+}
+
+static uint32_t events_of(struct trip *t, int ep, uint32_t tfd, uint64_t *data)
+{
+	struct fd_view v;
+	uint32_t events = 0;
+
+	assert_ok(t, kind_view(getpid(), ep, ep, &v, &t->e));
+	for (size_t i = 0; i < v.info.epoll.n; i++) {
+		if (v.info.epoll.at[i].tfd == tfd) {
+			events = v.info.epoll.at[i].events;
+			*data = v.info.epoll.at[i].data;
+		}
+	}
+	kind_view_free(&v);
+	return events;
+}
+
+static void members(void **state)
+{
+	struct trip t = { 0 };
+	struct epoll_event ev[8];
+	uint64_t data = 0;
+	int ep = at(epoll_create1(0), FIRST), a = at(eventfd(0, 0), FIRST + 1);
+	int b = at(eventfd(1, 0), FIRST + 2), outer = at(epoll_create1(0), FIRST + 3);
+
+	watch(ep, a, EPOLLIN | EPOLLET, 0x123456789abcdef0ull);
+	watch(ep, b, EPOLLIN | EPOLLEXCLUSIVE, 42);
+	watch(outer, ep, EPOLLIN, 7);
+	move(&t, 4);
+	assert_int_equal(events_of(&t, ep, (uint32_t)a, &data) & (EPOLLIN | EPOLLET),
+			 EPOLLIN | EPOLLET);
+	assert_true(data == 0x123456789abcdef0ull);
+	assert_int_equal(epoll_wait(ep, ev, 8, 0), 1);
+	assert_true(ev[0].data.u64 == 42 && ev[0].events == EPOLLIN);
+	assert_int_equal(epoll_wait(outer, ev, 8, 0), 1);
+	assert_true(ev[0].data.u64 == 7);
+	/* The kernel knows the members by these numbers. */
+	assert_return_code(epoll_ctl(ep, EPOLL_CTL_DEL, b, NULL), errno);
+	assert_return_code(epoll_ctl(ep, EPOLL_CTL_DEL, a, NULL), errno);
+	leave(&t, 4);
+}
+
+static void oneshot_that_fired(void **state)
+{
+	struct trip t = { 0 };
+	struct epoll_event ev[8];
+	uint64_t data = 0;
+	int sk[2];
+	int ep = at(epoll_create1(0), FIRST);
+
+	assert_return_code(socketpair(AF_UNIX, SOCK_STREAM, 0, sk), errno);
+	int a = at(sk[0], FIRST + 1), b = at(sk[1], FIRST + 2);
+	watch(ep, a, EPOLLIN | EPOLLOUT | EPOLLONESHOT, 5);
+	assert_int_equal(epoll_wait(ep, ev, 8, 0), 1);
+	move(&t, 3);
+	assert_int_equal(events_of(&t, ep, (uint32_t)a, &data), EPOLLONESHOT);
+	assert_int_equal(data, 5);
+	/* Not even the end of the connection is reported. */
+	shutdown(b, SHUT_RDWR);
+	assert_int_equal(epoll_wait(ep, ev, 8, 0), 0);
+	ev[0] = (struct epoll_event){ .events = EPOLLIN | EPOLLONESHOT, .data.u64 = 6 };
+	assert_return_code(epoll_ctl(ep, EPOLL_CTL_MOD, a, &ev[0]), errno);
+	assert_int_equal(epoll_wait(ep, ev, 8, 0), 1);
+	assert_int_equal(ev[0].data.u64, 6);
+	leave(&t, 3);
+}
+
+static void stale_numbers_are_refused(void **state)
+{
+	struct trip t = { 0 };
+	int ep = at(epoll_create1(0), FIRST), a = eventfd(0, 0), other = dup(a);
+
+	watch(ep, a, EPOLLIN, 1);
+	close(a);
+	assert_true(trip_check(&t, ep) < 0);
+	assert_says(&t, "which is closed");
+	err_clear(&t.e);
+	assert_int_equal(eventfd(0, 0), a);
+	assert_true(trip_check(&t, ep) < 0);
+	assert_says(&t, "another file");
+	err_clear(&t.e);
+	watch(ep, a, EPOLLIN, 2);
+	assert_true(trip_check(&t, ep) < 0);
+	close(a);
+	close(other);
+	close(ep);
+	trip_end(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(members),
+		cmocka_unit_test(oneshot_that_fired),
+		cmocka_unit_test(stale_numbers_are_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
