@@ -3,8 +3,8 @@
  * The seal of an image directory:
  *
  *   "criu-lite-sum 1\n"
- *   file*   file := XXH3-64 as 16 hex digits, " ", size, " ", name, "\n"
- *   end     := XXH3-64 of all bytes before it, " end\n"
+ *   file*   file := checksum (img_hash.h) as 16 hex digits, " ", size, " ", name, "\n"
+ *   end     := checksum of all bytes before it, " end\n"
  */
 #include "img_sum.h"
 
@@ -13,38 +13,22 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "img_dir.h"
 #include "img_file.h"
+#include "img_hash.h"
 #include "img_path.h"
 #include "io.h"
 
 #define HEAD "criu-lite-sum 1\n"
 #define END_LEN (16 + sizeof(" end\n") - 1)
-#define CHUNK ((size_t)512 << 10)
-
-static void hash_state_cleanup(XXH3_state_t **x) { XXH3_freeState(*x); }
 
 static int hash_file(int dirfd, const char *name, uint64_t *size, uint64_t *hash, struct err *e)
 {
-	_cleanup_(hash_state_cleanup) XXH3_state_t *state = XXH3_createState();
-	_cleanup_free_ uint8_t *chunk = xmalloc(CHUNK);
 	_cleanup_close_ int fd = -1;
 	int ret = img_file_open(dirfd, name, &fd, size, e);
 
-	if (ret < 0)
-		return ret;
-	XXH3_64bits_reset(state);
-	for (uint64_t at = 0; at < *size; at += CHUNK) {
-		size_t n = *size - at < CHUNK ? *size - at : CHUNK;
-		ret = io_pread(fd, chunk, n, (off_t)at);
-		if (ret < 0)
-			return err_set(e, -ret, "read");
-		XXH3_64bits_update(state, chunk, n);
-	}
-	*hash = XXH3_64bits_digest(state);
-	return 0;
+	return ret < 0 ? ret : img_hash_file(fd, *size, hash, e);
 }
 
 int img_dir_seal(int dirfd, struct err *e)
@@ -67,8 +51,7 @@ int img_dir_seal(int dirfd, struct err *e)
 			 f->name);
 		buf_put(&out, line, strlen(line));
 	}
-	snprintf(line, sizeof(line), "%016" PRIx64 " end\n",
-		 (uint64_t)XXH3_64bits(out.at, out.n));
+	snprintf(line, sizeof(line), "%016" PRIx64 " end\n", img_hash_bytes(out.at, out.n));
 	buf_put(&out, line, strlen(line));
 	ret = img_file_create(dirfd, IMG_SUM_FILE, &fd, e);
 	if (ret < 0)
@@ -94,7 +77,7 @@ static int parse_sums(struct img_sums *s, struct buf *text, struct err *e)
 	if (text->n < strlen(HEAD) + END_LEN)
 		return err_say(e, EBADMSG, "truncated");
 	size_t body = text->n - END_LEN;
-	snprintf(end, sizeof(end), "%016" PRIx64 " end\n", (uint64_t)XXH3_64bits(text->at, body));
+	snprintf(end, sizeof(end), "%016" PRIx64 " end\n", img_hash_bytes(text->at, body));
 	if (memcmp(text->at + body, end, END_LEN) != 0)
 		return err_say(e, EBADMSG, "truncated or damaged");
 	if (memcmp(text->at, HEAD, strlen(HEAD)) != 0)
@@ -147,7 +130,7 @@ int img_sums_check(struct img_sums *s, const char *name, const struct buf *bytes
 {
 	if (!s->sealed)
 		return 0;
-	return compare(s, name, bytes->n, XXH3_64bits(bytes->at, bytes->n), e);
+	return compare(s, name, bytes->n, img_hash_bytes(bytes->at, bytes->n), e);
 }
 
 int img_sums_check_file(struct img_sums *s, int dirfd, const char *name, struct err *e)

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "img_dir.h"
+#include "img_hash.h"
 #include "img_pages.h"
 #include "inventory.pb-c.h"
 #include "io.h"
@@ -176,7 +177,6 @@ static void parents_that_lack_pages(void **state)
 	assert_int_equal(unlinkat(d.fd[0], "parent", 0), 0);
 	assert_int_equal(symlinkat("nowhere", d.fd[0], "parent"), 0);
 	open_fails(d.fd[0], "link `parent`: No such file or directory");
-	/* Both sum and pages of a sealed parent are looked at when the child is loaded. */
 }
 
 static void writer_checks(void **state)
@@ -349,6 +349,26 @@ static void sealed_parent(void **state)
 			    "criu-lite.sum");
 }
 
+/* More than one block, so that several threads sum it. */
+static void sum_of_a_big_file(void **state)
+{
+	_cleanup_dirs_ struct dirs d = dirs_make();
+	size_t n = ((size_t)17 << 20) + 5;
+	_cleanup_free_ uint8_t *bytes = xmalloc(n);
+	struct err e = ERR_INIT;
+	uint64_t hash;
+
+	for (size_t i = 0; i < n; i++)
+		bytes[i] = (uint8_t)(i ^ i >> 12);
+	spill(d.fd[0], "pages-1.img", bytes, n);
+	_cleanup_close_ int fd = openat(d.fd[0], "pages-1.img", O_RDONLY | O_CLOEXEC);
+	assert_int_equal(img_hash_file(fd, n, &hash, &e), 0);
+	assert_true(hash == img_hash_bytes(bytes, n));
+	bytes[n - 1] ^= 1;
+	assert_true(hash != img_hash_bytes(bytes, n));
+	assert_int_equal(img_hash_file(fd, n + 1, &hash, &e), -ENODATA);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -356,7 +376,7 @@ int main(void)
 		cmocka_unit_test(chain_of_parents), cmocka_unit_test(parents_that_lack_pages),
 		cmocka_unit_test(writer_checks),    cmocka_unit_test(hostile_entries),
 		cmocka_unit_test(old_entries),      cmocka_unit_test(damaged_pagemap),
-		cmocka_unit_test(sealed_parent),
+		cmocka_unit_test(sealed_parent),    cmocka_unit_test(sum_of_a_big_file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
