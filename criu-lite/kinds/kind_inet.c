@@ -335,8 +335,8 @@ static int refuse_addr(const InetSkEntry *m, const union addr *a, const char *wh
 
 	err_set(e, code, "%s %s %s", what, proto_name(m), addr_text(a, text, sizeof(text)));
 	if (code == EADDRINUSE)
-		return err_remedy(e, "another program on this host uses port %u: stop it",
-				  m->src_port);
+		return err_remedy(e, "another program on this host uses port %u: stop it (or wait a "
+				  "minute, if it has just ended)", m->src_port);
 	if (code == EADDRNOTAVAIL)
 		return err_remedy(e, "give this host the address, or bind the program to all");
 	if (code == ENETUNREACH || code == EHOSTUNREACH)

@@ -78,6 +78,7 @@ static void take(void *arg, const struct unix_diag_msg *m, size_t len)
 			out->file_dev = vfs->udiag_vfs_dev;
 			out->file_ino = vfs->udiag_vfs_ino;
 		} else if (a->rta_type == UNIX_DIAG_PEER && n >= sizeof(uint32_t)) {
+			out->has_peer = true;
 			memcpy(&out->peer, p, sizeof(uint32_t));
 		} else if (a->rta_type == UNIX_DIAG_RQLEN && n >= sizeof(struct unix_diag_rqlen)) {
 			const struct unix_diag_rqlen *q = p;

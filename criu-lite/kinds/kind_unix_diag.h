@@ -11,6 +11,7 @@
 struct unix_diag {
 	int type;
 	int state;               /* TCP_LISTEN, TCP_ESTABLISHED, TCP_CLOSE */
+	bool has_peer;
 	uint32_t peer;           /* its inode number; 0: none, closed, or not accepted yet */
 	uint32_t queued;         /* listening: connections not accepted, else bytes to read */
 	uint32_t backlog;        /* listening only */

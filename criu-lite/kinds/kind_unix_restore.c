@@ -39,7 +39,7 @@ static const UnixSkEntry *listener_of(const struct kind_restore *c, const UnixSk
 
 	for (size_t i = 0; m->type != SOCK_DGRAM && (fe = kind_entry_at(c, i)); i++)
 		if (fe->type == FD_TYPES__UNIXSK && fe->usk && fe->usk->state == TCP_LISTEN &&
-		    same_name(fe->usk, m) && !fe->usk->deleted)
+		    fe->usk->type == m->type && same_name(fe->usk, m) && !fe->usk->deleted)
 			return fe->usk;
 	return NULL;
 }

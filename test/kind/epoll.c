@@ -3,6 +3,7 @@
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define FIRST 300   /* numbers of the test's descriptors: 300, 301, ... */
@@ -117,6 +118,42 @@ static void oneshot_that_fired(void **state)
 	leave(&t, 3);
 }
 
+/* The same in another process, by batches; more members than one batch takes. */
+static void inside_a_shell(void **state)
+{
+	enum { N = BATCH_CALLS_MAX + 30 };
+	struct trip t = { 0 };
+	struct remote *r = NULL;
+	static struct remote_fd put[N + 1];
+	struct epoll_event ev[4];
+	int ep = at(epoll_create1(0), FIRST);
+
+	for (int i = 1; i <= N; i++)
+		watch(ep, at(eventfd(i == N, 0), FIRST + i), EPOLLIN, (uint64_t)i << 32 | 1);
+	trip_begin(&t);
+	for (int i = 0; i <= N; i++)
+		assert_ok(&t, trip_dump(&t, FIRST + i));
+	assert_ok(&t, trip_carry(&t));
+	assert_ok(&t, remote_shell(&r, 0, 0, NULL, 0, &t.e));
+	for (int i = 0; i <= N; i++) {
+		int fd = trip_fd(&t, FIRST + i);
+
+		assert_ok(&t, fd);
+		put[i] = (struct remote_fd){ fd, FIRST + i, 0 };
+		kind_hold(t.r, trip_id(&t, FIRST + i), (struct kind_holder){ r, FIRST + i });
+	}
+	assert_ok(&t, remote_fd_put(r, put, N + 1, &t.e));
+	assert_ok(&t, kind_finish(t.r, &t.e));
+	struct fd_view v;
+	assert_ok(&t, kind_view(remote_pid(r), FIRST, put[0].local, &v, &t.e));
+	assert_int_equal(v.info.epoll.n, N);
+	kind_view_free(&v);
+	assert_int_equal(epoll_wait(put[0].local, ev, 4, 0), 1);
+	assert_true(ev[0].data.u64 == ((uint64_t)N << 32 | 1));
+	remote_kill(r);
+	leave(&t, N + 1);
+}
+
 static void stale_numbers_are_refused(void **state)
 {
 	struct trip t = { 0 };
@@ -141,9 +178,13 @@ static void stale_numbers_are_refused(void **state)
 
 int main(void)
 {
+	struct rlimit files = { 4096, 4096 };
+
+	setrlimit(RLIMIT_NOFILE, &files);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(members),
 		cmocka_unit_test(oneshot_that_fired),
+		cmocka_unit_test(inside_a_shell),
 		cmocka_unit_test(stale_numbers_are_refused),
 	};
 
