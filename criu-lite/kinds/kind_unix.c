@@ -150,8 +150,8 @@ static bool unix_match(const struct fd_view *v)
 	       !kind_sockopt_get(v->local, SOL_SOCKET, SO_DOMAIN, &domain) && domain == AF_UNIX;
 }
 
-/* A connection that its listener has not accepted yet: the other end is nobody's descriptor, so what
- * was sent into it cannot be seen. */
+/* A connection that its listener has not accepted yet: the other end is nobody's descriptor, so
+ * what was sent into it cannot be seen. */
 static int find_listener(const struct fd_view *v, struct unix_diag *d, struct err *e)
 {
 	int sent = 0;

@@ -103,7 +103,8 @@ static void put(struct kind_dump *c, uint32_t id, const struct peek *p)
 	img_put_extra(kind_dump_set(c), IMG_SK_QUEUES, 0, &m.base, p->buf.at, p->got);
 }
 
-/* Messages have boundaries (and the kernel shows an empty one once): one after the other with SO_PEEK_OFF, which is put back. */
+/* Messages have boundaries (and the kernel shows an empty one once): one after the other with
+ * SO_PEEK_OFF, which is put back. */
 static int dump_messages(struct kind_dump *c, struct peek *p, uint32_t id, struct err *e)
 {
 	int before, ret;
