@@ -285,6 +285,8 @@ int remote_hold(struct remote **out, pid_t pid, struct err *e)
 	return 0;
 }
 
+void remote_leave_stopped(struct remote *r) { r->leave_stopped = true; }
+
 void remote_release(struct remote *r)
 {
 	struct err e = ERR_INIT;
@@ -309,6 +311,9 @@ void remote_release(struct remote *r)
 					 strerror(errno));
 		}
 	}
+	/* not earlier: each system call run by hand would swallow it */
+	if (r->leave_stopped)
+		syscall(SYS_pidfd_send_signal, r->pidfd, SIGSTOP, NULL, 0);
 	vec_each(&r->thread, it)
 		if (!(*it)->dead && ptrace(PTRACE_DETACH, (*it)->tid, 0, 0) < 0 && errno != ESRCH)
 			log_warn("task %d: detach from thread %d: %s", r->pid, (*it)->tid,

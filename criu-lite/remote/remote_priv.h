@@ -10,6 +10,7 @@ struct remote {
 	int pidfd;
 	int mem_fd;                  /* /proc/PID/mem, or -1 until needed */
 	bool is_shell;
+	bool leave_stopped;
 	VEC(struct rthread *) thread; /* leader first */
 
 	gaddr syscall_insn;          /* a `syscall` instruction in the vDSO; 0: not looked for */
