@@ -63,6 +63,9 @@ struct rthread *remote_thread(struct remote *r, size_t i);  /* NULL past the end
  * registers and mask, detaches. Frees r. Errors are logged, never stop the release. */
 void remote_release(struct remote *r);
 
+/* remote_release() is to leave the process stopped, as by SIGSTOP. */
+void remote_leave_stopped(struct remote *r);
+
 /* Kills the process and reaps all its threads. Frees r. */
 void remote_kill(struct remote *r);
 
@@ -140,6 +143,9 @@ struct grange { gaddr start, end; };
 struct grange remote_stub(const struct remote *r);
 
 /* ---- descriptors ---- */
+
+/* The number of our control socket in the guest, not the guest's own; -1 if not injected. */
+int remote_own_fd(const struct remote *r);
 
 /* Our duplicate of the guest's descriptor (same open file description). fd or -errno. */
 int remote_fd_get(struct remote *r, int fd, struct err *e);

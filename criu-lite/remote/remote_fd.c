@@ -10,6 +10,8 @@
 
 #define SCM_MAX 253
 
+int remote_own_fd(const struct remote *r) { return r->guest_sock; }
+
 int remote_fd_get(struct remote *r, int fd, struct err *e)
 {
 	int got = (int)syscall(SYS_pidfd_getfd, r->pidfd, fd, 0);
