@@ -73,9 +73,6 @@ bool kind_first(struct kind_dump *c, enum kind_space space, uint32_t number);
 /* Preflight of one descriptor of a running guest: which kind, and can it be dumped?
  * The error says pid, fd, kind and remedy. Changes nothing; needs no set. */
 int kind_check(struct kind_dump *c, const struct fd_view *v, struct err *e);
-/* After every descriptor of the tree was checked: what only shows in the whole, such as a
- * pipe whose other end is held by a process outside of the tree. */
-int kind_check_done(struct kind_dump *c, struct err *e);
 
 /* Puts the FileEntry (and what belongs to it) of a description into the set, once per pass.
  * Call it for every descriptor, also for the next ones of a description: POSIX locks belong
@@ -84,8 +81,8 @@ int kind_dump_fd(struct kind_dump *c, struct fd_view *v, struct err *e);
 /* The kind of a description: FdinfoEntry needs it. -ENOTSUP: none. */
 int kind_type(const struct fd_view *v, FdTypes *type);
 
-/* After the last descriptor of a preflight or a pass: what only the whole tells, such as a socket
- * whose peer is not among the guest's files. Runs `end` of every kind. */
+/* After the last descriptor of a preflight or a pass: what only the whole tells, such as a pipe
+ * or socket whose peer is not among the guest's files. Runs `end` of every kind. */
 int kind_dump_end(struct kind_dump *c, struct err *e);
 
 /* What a kind keeps as long as `c` lives: NULL at first; `release` is called at the end. */

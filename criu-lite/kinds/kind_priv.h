@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What stands behind struct kind_dump and struct kind_restore, for the files of this
+ * folder that keep state from one descriptor to the next. Kinds use kind.h.
+ */
+#pragma once
+
+#include "file-lock.pb-c.h"
+#include "kind.h"
+#include "kind_shm.h"
+#include "memfd.pb-c.h"
+
+#define KIND_SPACES (KIND_SPACE_SHM + 1)
+
+/* kind_dump.c: (space, key) -> number, open addressing */
+struct kind_number_slot {
+	uint64_t key[3];
+	uint32_t space, number;  /* number 0: free */
+};
+
+/* kind_pipe.c: which ends of a pipe the tree holds, and which there are */
+struct kind_pipe_seen {
+	pid_t pid;               /* 0: not seen in this pass */
+	int fd;
+	bool held[2], open[2];   /* reading, writing */
+};
+
+/* kind_locks.c */
+struct kind_lock_seen {
+	uint64_t owner, dev, ino;
+	int64_t start, len;
+	uint32_t flag, type;
+};
+
+/* kind_shm.c */
+struct kind_shm_seen {
+	struct shm_object *object;
+	uint32_t pass;           /* last seen in */
+};
+
+/* kind_slot.c: what a kind keeps for itself */
+struct kind_kept {
+	const struct kind *kind;
+	void (*release)(void *);
+	void **slot;             /* in memory of its own: it does not move */
+};
+
+struct kind_dump {
+	struct kind_opts opts;
+	struct img_set *set;
+	uint32_t pass;
+	struct kind_number_slot *slot;
+	size_t slots, numbers;
+	uint32_t last[KIND_SPACES];
+	VEC(uint32_t) first[KIND_SPACES];    /* by number: pass that put it */
+	VEC(struct kind_pipe_seen) pipe;     /* by pipe number */
+	VEC(struct kind_lock_seen) lock;     /* of this pass */
+	VEC(struct kind_shm_seen) shm;
+	VEC(struct shm_object *) shm_list;   /* the same, as given out */
+	VEC(char *) link;                    /* names made for --link-remap */
+	VEC(struct kind_kept) kept;
+};
+
+void kind_slots_free(struct kind_dump *c);
+
+/* One entry of files.img. */
+struct kind_file {
+	uint32_t id;
+	FileEntry *fe;
+	const struct kind *kind;
+	int fd;                              /* -1: not made yet */
+	bool busy, finished, remapped;
+	VEC(struct kind_holder) holder;
+};
+typedef VEC(struct kind_file) kind_file_vec;
+
+/* kind_remap.c: a file without a name of its own. The base is O_RDWR for a ghost file, O_PATH
+ * otherwise; descriptions are made by opening it again. */
+struct kind_base {
+	uint32_t remap_id;
+	bool ghost;
+	uint64_t hash;                       /* of the ghost's records */
+	int fd;
+};
+struct kind_remap {
+	uint32_t orig_id, remap_id;
+	bool ghost;
+};
+
+struct kind_process {
+	pid_t pid;
+	struct remote *remote;
+};
+
+struct kind_restore {
+	struct kind_opts opts;
+	const struct img_set *set;
+	kind_file_vec file;                  /* ascending by id */
+	VEC(struct kind_process) process;
+	VEC(struct kind_remap) remap;        /* ascending by orig_id */
+	VEC(struct kind_base) base;
+	VEC(MemfdInodeEntry *) memfd;
+	VEC(struct shm_object *) shm;
+};
+
+void kind_shm_begin_dump(struct kind_dump *c);
+void kind_shm_free_dump(struct kind_dump *c);
+int kind_shm_begin(struct kind_restore *c, struct err *e);
+int kind_shm_seal(struct kind_restore *c, struct err *e);
+void kind_shm_free(struct kind_restore *c);
+const MemfdInodeEntry *kind_shm_inode(const struct kind_restore *c, uint32_t inode_id);
