@@ -64,7 +64,8 @@ struct img_set *kind_dump_set(struct kind_dump *c);
 
 /* A number for an object, the same each time for the same (space, key) pair, from 1 up.
  * Spaces keep apart what is numbered apart in the images. */
-enum kind_space { KIND_SPACE_FILE, KIND_SPACE_PIPE, KIND_SPACE_INODE, KIND_SPACE_TTY, KIND_SPACE_SHM };
+enum kind_space { KIND_SPACE_FILE, KIND_SPACE_PIPE, KIND_SPACE_INODE, KIND_SPACE_TTY, KIND_SPACE_SHM,
+		  KIND_SPACE_BUILD_ID };
 uint32_t kind_number(struct kind_dump *c, enum kind_space space, uint64_t key1, uint64_t key2,
 		     uint64_t key3);
 /* True the first time in this pass that (space, number) is asked for: "put its record once". */

@@ -31,6 +31,7 @@ void kind_dump_free(struct kind_dump *c)
 		vec_free(&c->first[i]);
 	vec_free(&c->pipe);
 	vec_free(&c->lock);
+	vec_free(&c->build_id);
 	vec_each(&c->link, l)
 		free(*l);
 	vec_free(&c->link);

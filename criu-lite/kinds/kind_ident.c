@@ -10,10 +10,10 @@
 #include <time.h>
 
 #include "io.h"
+#include "kind_priv.h"
 #include "kind_util.h"
 
 #define NSEC 1000000000ULL
-#define BUILD_ID_MAX 64
 #define NOTES_MAX    4096
 
 const char *kind_stateless_node(dev_t rdev)
@@ -45,7 +45,7 @@ static size_t find_note(const uint8_t *p, size_t n, uint8_t *id)
 		size_t next = desc + ((h.n_descsz + 3) & ~3UL);
 		if (desc + h.n_descsz > n)
 			return 0;
-		if (h.n_type == NT_GNU_BUILD_ID && h.n_namesz == 4 && h.n_descsz <= BUILD_ID_MAX &&
+		if (h.n_type == NT_GNU_BUILD_ID && h.n_namesz == 4 && h.n_descsz <= KIND_BUILD_ID_MAX &&
 		    !memcmp(p + sizeof(h), "GNU", 4)) {
 			memcpy(id, p + desc, h.n_descsz);
 			return h.n_descsz;
@@ -91,9 +91,26 @@ static size_t read_build_id(int local, uint8_t *id)
 	return n;
 }
 
-void kind_ident_fill(RegFileEntry *r, int local, const struct stat *st)
+/* Read once for a file and its time of change, not in every pass. */
+static const struct kind_build_id *cached_build_id(struct kind_dump *c, int local,
+						   const struct stat *st)
 {
-	uint8_t id[BUILD_ID_MAX + 3] = { 0 };
+	uint64_t mtime = (uint64_t)st->st_mtim.tv_sec * NSEC + (uint64_t)st->st_mtim.tv_nsec;
+	uint32_t number = kind_number(c, KIND_SPACE_BUILD_ID, st->st_dev, st->st_ino,
+				      mtime ^ (uint64_t)st->st_size << 32);
+
+	if (c->build_id.n > number && c->build_id.at[number].known)
+		return &c->build_id.at[number];
+	while (c->build_id.n <= number)
+		vec_new(&c->build_id);
+	struct kind_build_id *b = &c->build_id.at[number];
+	b->known = true;
+	b->words = (read_build_id(local, b->id) + 3) / 4;
+	return b;
+}
+
+void kind_ident_fill(struct kind_dump *c, RegFileEntry *r, int local, const struct stat *st)
+{
 
 	r->has_mode = true;
 	r->mode = st->st_mode;
@@ -102,11 +119,11 @@ void kind_ident_fill(RegFileEntry *r, int local, const struct stat *st)
 	r->has_size = true;
 	r->size = (uint64_t)st->st_size;
 	if ((r->flags & O_ACCMODE) == O_RDONLY) {
-		size_t n = read_build_id(local, id);
+		const struct kind_build_id *b = cached_build_id(c, local, st);
 
-		r->n_build_id = (n + 3) / 4;
-		if (n)
-			r->build_id = xmemdup(id, r->n_build_id * 4);
+		r->n_build_id = b->words;
+		if (b->words)
+			r->build_id = xmemdup(b->id, b->words * sizeof(uint32_t));
 	}
 	if (!r->n_build_id) {
 		r->has_mtime = true;
@@ -159,10 +176,10 @@ static int verify_type(const RegFileEntry *r, const struct stat *st, struct err 
 
 static int verify_build_id(const RegFileEntry *r, int fd, struct err *e)
 {
-	uint8_t id[BUILD_ID_MAX + 3] = { 0 };
+	uint8_t id[KIND_BUILD_ID_MAX] = { 0 };
 	size_t n = (read_build_id(fd, id) + 3) / 4;
 
-	if (n == r->n_build_id && !memcmp(id, r->build_id, n * 4))
+	if (n && n == r->n_build_id && !memcmp(id, r->build_id, n * 4))
 		return 0;
 	err_say(e, ESTALE, "%s: is another build here (build-id differs)", r->name);
 	return err_remedy(e, "install the same version on the target, or copy %s to it", r->name);

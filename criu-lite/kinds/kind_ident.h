@@ -10,7 +10,7 @@
 #include "regfile.pb-c.h"
 
 /* Fills mode, size, build_id and mtime. */
-void kind_ident_fill(RegFileEntry *r, int local, const struct stat *st);
+void kind_ident_fill(struct kind_dump *c, RegFileEntry *r, int local, const struct stat *st);
 
 /* Compares. `now`: the guest stands still; otherwise size and mtime of files that are being
  * written to may differ, as storage may be shared with the running guest. */

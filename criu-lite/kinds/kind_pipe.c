@@ -45,7 +45,7 @@ static int pipe_check(struct kind_dump *c, const struct fd_view *v, struct err *
 	return 0;
 }
 
-static int pipe_end(struct kind_dump *c, struct err *e)
+static int check_ends(const struct kind_dump *c, struct err *e)
 {
 	for (size_t i = 0; i < c->pipe.n; i++) {
 		const struct kind_pipe_seen *s = &c->pipe.at[i];
@@ -58,6 +58,14 @@ static int pipe_end(struct kind_dump *c, struct err *e)
 		return err_remedy(e, "move that process, too, or redirect to a file or /dev/null");
 	}
 	return 0;
+}
+
+static int pipe_end(struct kind_dump *c, struct err *e)
+{
+	int ret = check_ends(c, e);
+
+	c->pipe.n = 0;
+	return ret;
 }
 
 static int pipe_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e)

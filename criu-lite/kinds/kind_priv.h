@@ -10,7 +10,7 @@
 #include "kind_shm.h"
 #include "memfd.pb-c.h"
 
-#define KIND_SPACES (KIND_SPACE_SHM + 1)
+#define KIND_SPACES (KIND_SPACE_BUILD_ID + 1)
 
 /* kind_dump.c: (space, key) -> number, open addressing */
 struct kind_number_slot {
@@ -45,6 +45,14 @@ struct kind_kept {
 	void **slot;             /* in memory of its own: it does not move */
 };
 
+/* kind_ident.c: by number; words 0: the file has none */
+#define KIND_BUILD_ID_MAX 64
+struct kind_build_id {
+	bool known;
+	size_t words;
+	uint8_t id[KIND_BUILD_ID_MAX];
+};
+
 struct kind_dump {
 	struct kind_opts opts;
 	struct img_set *set;
@@ -55,6 +63,7 @@ struct kind_dump {
 	VEC(uint32_t) first[KIND_SPACES];    /* by number: pass that put it */
 	VEC(struct kind_pipe_seen) pipe;     /* by pipe number */
 	VEC(struct kind_lock_seen) lock;     /* of this pass */
+	VEC(struct kind_build_id) build_id;
 	VEC(struct kind_shm_seen) shm;
 	VEC(struct shm_object *) shm_list;   /* the same, as given out */
 	VEC(char *) link;                    /* names made for --link-remap */

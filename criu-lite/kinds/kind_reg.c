@@ -62,7 +62,7 @@ int kind_reg_build(struct kind_dump *c, const struct kind_source *s, RegFileEntr
 	r->pos = (uint64_t)s->pos;
 	r->name = xstrdup(s->path);
 	r->fown = kind_fown_dump(s->local);
-	kind_ident_fill(r, s->local, s->st);
+	kind_ident_fill(c, r, s->local, s->st);
 	if (kind_remap_gone(s->path, s->local, s->st)) {
 		ret = kind_remap_check(c, s->path, s->st, e);
 		if (!ret)
@@ -190,7 +190,8 @@ static int reg_finish(struct kind_restore *c, const FileEntry *fe, int fd, struc
 {
 	bool ghost = false;
 
-	if (kind_remap_is(c, fe->id, &ghost) && ghost)
+	/* A build-id was compared when it was opened, and such a file is not written to. */
+	if ((kind_remap_is(c, fe->id, &ghost) && ghost) || fe->reg->n_build_id)
 		return 0;
 	return kind_ident_verify(fe->reg, fd, true, e);
 }

@@ -77,8 +77,8 @@ static int clear_gap(int fd, uint64_t start, uint64_t end)
 	return 0;
 }
 
-/* Chunks in ascending order; the file may have held something else before. */
-static int fill_chunks(const struct img_set *set, uint32_t id, int fd, uint64_t size,
+/* Chunks in ascending order; unless it is fresh, the file has held something else before. */
+static int fill_chunks(const struct img_set *set, uint32_t id, int fd, uint64_t size, bool fresh,
 		       struct err *e)
 {
 	size_t n = img_count(set, IMG_GHOST_FILE, id);
@@ -95,14 +95,14 @@ static int fill_chunks(const struct img_set *set, uint32_t id, int fd, uint64_t 
 		    chunk->len > size - chunk->off)
 			return err_set(e, EBADMSG, "ghost-file-%x.img: chunk %zu is out of place",
 				       id, i);
-		ret = clear_gap(fd, at, chunk->off);
+		ret = fresh ? 0 : clear_gap(fd, at, chunk->off);
 		if (!ret)
 			ret = io_pwrite(fd, rec->extra, rec->extra_len, (off_t)chunk->off);
 		if (ret)
 			return err_set(e, -ret, "deleted file");
 		at = chunk->off + chunk->len;
 	}
-	int ret = clear_gap(fd, at, size);
+	int ret = fresh ? 0 : clear_gap(fd, at, size);
 	return ret ? err_set(e, -ret, "deleted file") : 0;
 }
 
@@ -112,12 +112,13 @@ static int fill_ghost(const struct kind_restore *c, uint32_t id, int fd, const G
 	const struct img_record *rec = img_record(c->set, IMG_GHOST_FILE, id, 0);
 	struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_nsec = UTIME_OMIT } };
 	uint64_t size = g->has_size ? g->size : rec->extra_len;
+	struct stat was;
 	int ret = 0;
 
-	if (size > INT64_MAX || ftruncate(fd, (off_t)size) < 0)
+	if (fstat(fd, &was) < 0 || size > INT64_MAX || ftruncate(fd, (off_t)size) < 0)
 		return err_set(e, errno, "deleted file of %llu bytes", (unsigned long long)size);
 	if (g->has_chunks && g->chunks) {
-		ret = fill_chunks(c->set, id, fd, size, e);
+		ret = fill_chunks(c->set, id, fd, size, !was.st_size, e);
 	} else if (rec->extra_len > size) {
 		ret = err_set(e, EBADMSG, "ghost-file-%x.img: longer than it says", id);
 	} else if (rec->extra_len) {

@@ -93,6 +93,14 @@ static struct kind_file *find(const kind_file_vec *files, uint32_t id)
 	return files->n ? bsearch(&want, files->at, files->n, sizeof(want), by_id) : NULL;
 }
 
+static bool same_file(const RegFileEntry *a, const RegFileEntry *b)
+{
+	return !strcmp(a->name, b->name) && a->flags == b->flags && a->mode == b->mode &&
+	       a->n_build_id == b->n_build_id &&
+	       (!a->n_build_id ||
+		!memcmp(a->build_id, b->build_id, a->n_build_id * sizeof(*a->build_id)));
+}
+
 /* Takes over what may stay open: regular files, which may be mapped already. */
 static void keep_open(kind_file_vec *old, kind_file_vec *new)
 {
@@ -103,7 +111,7 @@ static void keep_open(kind_file_vec *old, kind_file_vec *new)
 		    was->fe->type != FD_TYPES__REG || was->remapped != f->remapped)
 			continue;
 		const RegFileEntry *a = was->fe->reg, *b = f->fe->reg;
-		if (strcmp(a->name, b->name) != 0 || a->flags != b->flags || a->mode != b->mode)
+		if (!same_file(a, b))
 			continue;
 		/* Where there is no position (a device) there was none to keep. */
 		if (a->pos != b->pos && lseek(was->fd, (off_t)b->pos, SEEK_SET) < 0)

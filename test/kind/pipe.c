@@ -130,6 +130,10 @@ static void outside(void **state)
 	assert_true(kind_dump_end(t.d, &t.e) < 0);
 	assert_says(&t, "reading end is held by a process outside");
 	assert_ok(&t, trip_check(&t, p[0]));
+	assert_true(kind_dump_end(t.d, &t.e) < 0);
+	assert_says(&t, "writing end is held by a process outside");
+	assert_ok(&t, trip_check(&t, p[0]));
+	assert_ok(&t, trip_check(&t, p[1]));
 	assert_ok(&t, kind_dump_end(t.d, &t.e));
 	trip_end(&t);
 	close(p[0]);
