@@ -37,8 +37,8 @@ struct fd_view {
 	bool deleted;            /* link ended in " (deleted)", which is cut off */
 	int flags;               /* F_GETFL */
 	int64_t pos;             /* file offset, 0 where there is none */
-	uint32_t id;             /* of the description in the images: kind_number(KIND_SPACE_FILE, ...)
-				  * with key1 below KIND_KEY_OWN */
+	uint32_t id;             /* of the description in the images, a kind_number() of
+				  * KIND_SPACE_FILE with key1 below KIND_KEY_OWN */
 	struct proc_fdinfo info; /* /proc/PID/fdinfo/N, parsed */
 };
 #define KIND_KEY_OWN (1ULL << 63)  /* key1 of the numbers that kinds give out themselves */
@@ -64,8 +64,10 @@ struct img_set *kind_dump_set(struct kind_dump *c);
 
 /* A number for an object, the same each time for the same (space, key) pair, from 1 up.
  * Spaces keep apart what is numbered apart in the images. */
-enum kind_space { KIND_SPACE_FILE, KIND_SPACE_PIPE, KIND_SPACE_INODE, KIND_SPACE_TTY, KIND_SPACE_SHM,
-		  KIND_SPACE_BUILD_ID };
+enum kind_space {
+	KIND_SPACE_FILE, KIND_SPACE_PIPE, KIND_SPACE_INODE, KIND_SPACE_TTY, KIND_SPACE_SHM,
+	KIND_SPACE_BUILD_ID
+};
 uint32_t kind_number(struct kind_dump *c, enum kind_space space, uint64_t key1, uint64_t key2,
 		     uint64_t key3);
 /* True the first time in this pass that (space, number) is asked for: "put its record once". */
@@ -106,8 +108,8 @@ void kind_restore_free(struct kind_restore *c);
 const struct kind_opts *kind_restore_opts(const struct kind_restore *c);
 
 /* (Re)reads the FileEntries of a set; regular files and shared memory that are already open and
- * unchanged stay open, the rest is made again at its next use. Holders are forgotten, processes are not.
- * The set must live on. */
+ * unchanged stay open, the rest is made again at its next use. Holders are forgotten, processes
+ * are not. The set must live on. */
 int kind_restore_begin(struct kind_restore *c, const struct img_set *set, struct err *e);
 const struct img_set *kind_restore_set(const struct kind_restore *c);
 

@@ -45,8 +45,8 @@ static size_t find_note(const uint8_t *p, size_t n, uint8_t *id)
 		size_t next = desc + ((h.n_descsz + 3) & ~3UL);
 		if (desc + h.n_descsz > n)
 			return 0;
-		if (h.n_type == NT_GNU_BUILD_ID && h.n_namesz == 4 && h.n_descsz <= KIND_BUILD_ID_MAX &&
-		    !memcmp(p + sizeof(h), "GNU", 4)) {
+		if (h.n_type == NT_GNU_BUILD_ID && h.n_namesz == 4 &&
+		    h.n_descsz <= KIND_BUILD_ID_MAX && !memcmp(p + sizeof(h), "GNU", 4)) {
 			memcpy(id, p + desc, h.n_descsz);
 			return h.n_descsz;
 		}

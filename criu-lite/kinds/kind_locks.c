@@ -101,7 +101,8 @@ static int take(const FileLockEntry *l, struct remote *in, int local, struct err
 	case LOCK_POSIX:
 		return in_process(in, l, &fl, e);
 	case LOCK_FLOCK:
-		return flock(local, (l->type == F_WRLCK ? LOCK_EX : LOCK_SH) | LOCK_NB) ? -errno : 0;
+		return flock(local, LOCK_NB | (l->type == F_WRLCK ? LOCK_EX : LOCK_SH)) < 0
+			       ? -errno : 0;
 	case LOCK_OFD:
 		return fcntl(local, F_OFD_SETLK, &fl) ? -errno : 0;
 	default:

@@ -56,8 +56,9 @@ int kind_remap_check(const struct kind_dump *c, const char *path, const struct s
 	}
 	if (ghost_bytes(st) <= c->opts.ghost_limit)
 		return 0;
-	err_say(e, EFBIG, "%s: was deleted, and its %" PRIu64 " bytes are over the limit of %" PRIu64,
-		path, ghost_bytes(st), c->opts.ghost_limit);
+	err_say(e, EFBIG,
+		"%s: was deleted, and its %" PRIu64 " bytes are over the limit of %" PRIu64, path,
+		 ghost_bytes(st), c->opts.ghost_limit);
 	return err_remedy(e, "use --ghost-limit %" PRIu64 " or more", ghost_bytes(st));
 }
 
