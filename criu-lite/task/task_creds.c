@@ -114,9 +114,10 @@ static void put_capset(struct batch *b, uint64_t eff, uint64_t prm, uint64_t inh
 
 static void put_ids(struct batch *b, const CredsEntry *m, const struct proc_status *now)
 {
+	gaddr groups = m->n_groups ? batch_in(b, m->groups, m->n_groups * sizeof(uint32_t)) : 0;
+
 	if (!same_groups(m, now))
-		batch_call(b, "setgroups", SYS_setgroups, m->n_groups,
-			   m->n_groups ? batch_in(b, m->groups, m->n_groups * sizeof(uint32_t)) : 0);
+		batch_call(b, "setgroups", SYS_setgroups, m->n_groups, groups);
 	/* The fs ids follow the effective ones, so they come last. */
 	batch_call(b, "setresgid", SYS_setresgid, m->gid, m->egid, m->sgid);
 	batch_call(b, "setfsgid", SYS_setfsgid, m->fsgid);

@@ -12,7 +12,6 @@
 #include "io.h"
 #include "log.h"
 #include "task_parts.h"
-#include "task_xsave.h"
 
 #define LIMITS 16
 #define COMM_SIZE 16
@@ -234,7 +233,8 @@ int task_misc_limits(struct rthread *leader, const CoreEntry *core, struct err *
 	for (size_t i = 0; i < m->n_rlimits; i++) {
 		struct rlimit lim = {m->rlimits[i]->cur, m->rlimits[i]->max};
 
-		batch_call(&b, "?prlimit64", SYS_prlimit64, 0, i, batch_in(&b, &lim, sizeof(lim)), 0);
+		batch_call(&b, "?prlimit64", SYS_prlimit64, 0, i, batch_in(&b, &lim, sizeof(lim)),
+			   0);
 	}
 	if ((ret = batch_run(&b, e)) < 0)
 		return ret;

@@ -16,6 +16,7 @@
 #include "remote.h"
 #include "task.h"
 #include "task_state.h"
+#include "task_xsave.h"
 
 #define KSIGS 64
 #define KSIG_BIT(sig) (1ull << ((sig) - 1))
@@ -28,6 +29,7 @@ struct part {
 	struct task *task;
 	struct rthread *thread;
 	CoreEntry *core;            /* tc for the leader only */
+	const struct xsave_layout *layout;  /* read once a task: CPUID is slow in a VM */
 	struct proc_status status;
 	struct batch batch;
 	struct {
@@ -50,13 +52,24 @@ static inline bool part_is_leader(const struct part *p)
 	return p->thread->tid == remote_pid(p->thread->of);
 }
 
+/* Signals of these sets that this thread would take if it went on now. The kernel gives one that is
+ * sent to the process to the leader, if it wants it: the others' calls are not interrupted. */
+static inline uint64_t part_unblocked(struct rthread *t, const struct proc_status *s)
+{
+	const struct rthread *leader = remote_leader(t->of);
+	uint64_t shd = t == leader ? s->shd_pnd : s->shd_pnd & leader->sigmask;
+
+	return (s->sig_pnd | shd) & ~t->sigmask;
+}
+
 /* Registers; robust list and rseq, which are looked at in the same way. */
 /* Right after the thread was stopped; see task_state_held(). */
 int task_regs_leave_rseq(struct rthread *t, struct err *e);
 int task_regs_look(struct part *p, struct err *e);
 /* After sigactions are known: what a resumed thread must find in its registers. */
 int task_regs_take(struct part *p, const TaskCoreEntry *leader, struct err *e);
-int task_regs_apply(struct rthread *t, const CoreEntry *core, struct err *e);
+int task_regs_apply(struct rthread *t, const CoreEntry *core, const struct xsave_layout *l,
+		    struct err *e);
 
 /* Sleeps (task_sleep.c). The registers as found, but with the number of the sleep that the thread
  * began with instead of restart_syscall(2) in orig_rax, if it can be told. */

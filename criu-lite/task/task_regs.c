@@ -7,7 +7,6 @@
 #include <sys/syscall.h>
 
 #include "task_parts.h"
-#include "task_xsave.h"
 
 #ifndef PTRACE_GET_RSEQ_CONFIGURATION
 #define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
@@ -141,8 +140,7 @@ static bool finish_call(const SaEntry *handler, struct user_regs_struct *r)
 /* The first signal that would run a handler when the thread goes on. */
 static const SaEntry *next_handler(const struct part *p, const TaskCoreEntry *leader)
 {
-	uint64_t set = (p->status.sig_pnd | p->status.shd_pnd) & ~p->thread->sigmask &
-		       p->status.sig_cgt;
+	uint64_t set = part_unblocked(p->thread, &p->status) & p->status.sig_cgt;
 	size_t i = 0;
 
 	for (int sig = 1; sig <= KSIGS; sig++) {
@@ -210,7 +208,6 @@ int task_regs_take(struct part *p, const TaskCoreEntry *leader, struct err *e)
 {
 	ThreadInfoX86 *info = p->core->thread_info;
 	struct user_regs_struct r;
-	struct xsave_layout layout;
 	int ret;
 
 	if ((ret = task_sleep_identify(p->thread, &r, e)) < 0)
@@ -220,8 +217,7 @@ int task_regs_take(struct part *p, const TaskCoreEntry *leader, struct err *e)
 		p->core->thread_core->cl_rewound_sleep = 1;
 	}
 	info->gpregs = regs_to_image(&r);
-	xsave_layout_here(&layout);
-	ret = xsave_to_image(&layout, p->thread->xstate, p->thread->xstate_len, &info->fpregs, e);
+	ret = xsave_to_image(p->layout, p->thread->xstate, p->thread->xstate_len, &info->fpregs, e);
 	return ret < 0 ? err_in(e, "thread %d", p->thread->tid) : 0;
 }
 
@@ -242,21 +238,20 @@ static int check_regs(const UserX86RegsEntry *m, struct err *e)
 	return 0;
 }
 
-int task_regs_apply(struct rthread *t, const CoreEntry *core, struct err *e)
+int task_regs_apply(struct rthread *t, const CoreEntry *core, const struct xsave_layout *l,
+		    struct err *e)
 {
 	const UserX86RegsEntry *m = core->thread_info->gpregs;
-	struct xsave_layout layout;
 	uint8_t *area;
 	int ret;
 
 	if ((ret = check_regs(m, e)) < 0)
 		return ret;
-	xsave_layout_here(&layout);
-	if ((ret = xsave_from_image(&layout, core->thread_info->fpregs, &area, e)) < 0)
+	if ((ret = xsave_from_image(l, core->thread_info->fpregs, &area, e)) < 0)
 		return ret;
 	free(t->xstate);
 	t->xstate = area;
-	t->xstate_len = layout.size;
+	t->xstate_len = l->size;
 	t->regs = (struct user_regs_struct){
 		.r15 = m->r15, .r14 = m->r14, .r13 = m->r13, .r12 = m->r12, .rbp = m->bp,
 		.rbx = m->bx, .r11 = m->r11, .r10 = m->r10, .r9 = m->r9, .r8 = m->r8,

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * System calls that sleep for a time and were interrupted: nanosleep, poll, futex. The kernel goes
- * on with them by restart_syscall(2), from a restart_block that no one can read or write from outside.
+ * on with them by restart_syscall(2), from a restart_block that nobody can read or write from
+ * outside.
  *
- * Which call it was is in the registers only for the first stop; afterwards they say restart_syscall.
+ * Which call it was is in the registers only at the first stop; later they say restart_syscall.
  * Then the thread is made to go on sleeping in the stub for a moment, and where it waits tells.
  *
- * On the target the call begins anew. With glibc's sleep(), where the remaining time was written over the
- * request, that is exact. A nanosleep with its remaining time elsewhere is begun with that by the shell's
- * thread itself and interrupted in it, which fills its restart_block; with rax = -ERESTART_RESTARTBLOCK
- * the kernel resumes it at the release. For the others the remaining time is not known.
+ * On the target the call begins anew. With glibc's sleep(), where the remaining time was written
+ * over the request, that is exact. A nanosleep with its remaining time elsewhere is begun with that
+ * by the shell's thread itself and interrupted in it, which fills its restart_block; with
+ * rax = -ERESTART_RESTARTBLOCK the kernel resumes it at the release. For the others the remaining
+ * time is not known.
  */
 #include <elf.h>
 #include <errno.h>

@@ -124,8 +124,7 @@ static int pending_unblocked(struct rthread *t, uint64_t *set, struct err *e)
 	int ret = read_status(remote_pid(t->of), t->tid, &text, &s, e);
 
 	if (ret == 0)
-		*set = (s.sig_pnd | s.shd_pnd) & ~t->sigmask & ~s.sig_ign &
-		       ~(ignored_by_default & ~s.sig_cgt);
+		*set = part_unblocked(t, &s) & ~s.sig_ign & ~(ignored_by_default & ~s.sig_cgt);
 	return ret;
 }
 
@@ -232,11 +231,14 @@ static int capture_threads(struct task *t, struct part *parts, size_t n, struct 
 			   struct err *e)
 {
 	_cleanup_(buf_free) struct buf text = {0};
+	struct xsave_layout layout;
 	int ret;
 
+	xsave_layout_here(&layout);
 	/* All of the looking first: a batch makes a thread run. */
 	for (size_t i = 0; i < n; i++) {
 		parts[i].task = t;
+		parts[i].layout = &layout;
 		parts[i].thread = remote_thread(t->remote, i);
 		parts[i].batch.in = parts[i].thread;
 		parts[i].core = new_core(t, part_is_leader(&parts[i]), true);
@@ -294,7 +296,8 @@ static int get_core(const struct img_set *set, const struct rthread *t, CoreEntr
 		return ret;
 	if ((*out)->mtype != CORE_ENTRY__MARCH__X86_64 || !(*out)->thread_info ||
 	    !(*out)->thread_core || (leader && !(*out)->tc))
-		return err_say(e, EBADMSG, "core-%d.img: state of an x86-64 thread is missing", t->tid);
+		return err_say(e, EBADMSG, "core-%d.img: state of an x86-64 thread is missing",
+			       t->tid);
 	if (!leader && (*out)->tc) { /* only the leader's counts */
 		task_core_entry__free_unpacked((*out)->tc, NULL);
 		(*out)->tc = NULL;
@@ -313,20 +316,21 @@ static int put_dumpable(struct batch *b, pid_t pid, const struct img_set *set, s
 	if ((ret = img_get(set, IMG_MM, (uint64_t)pid, 0, &mm, e)) < 0)
 		return ret;
 	if (mm->has_dumpable && (mm->dumpable == 0 || mm->dumpable == 1))
-		batch_call(b, "prctl(PR_SET_DUMPABLE)", SYS_prctl, PR_SET_DUMPABLE, mm->dumpable, 0, 0,
-			   0);
+		batch_call(b, "prctl(PR_SET_DUMPABLE)", SYS_prctl, PR_SET_DUMPABLE, mm->dumpable, 0,
+			   0, 0);
 	return 0;
 }
 
 static int apply_thread(struct rthread *t, const struct img_set *set,
-			const struct proc_status *now, struct err *e)
+			const struct xsave_layout *layout, const struct proc_status *now,
+			struct err *e)
 {
 	_cleanup_batch_ struct batch b = BATCH(t);
 	_cleanup_msg_ CoreEntry *core = NULL;
 	int ret;
 
 	if ((ret = get_core(set, t, &core, e)) < 0 || (ret = task_signals_check(core, e)) < 0 ||
-	    (ret = task_regs_apply(t, core, e)) < 0)
+	    (ret = task_regs_apply(t, core, layout, e)) < 0)
 		return ret;
 	task_misc_put(&b, core);
 	task_signals_put(&b, core);
@@ -353,16 +357,18 @@ int task_state_apply(struct task *t, const struct img_set *set, struct err *e)
 {
 	_cleanup_(buf_free) struct buf text = {0};
 	_cleanup_(proc_status_free) struct proc_status now = {0};
+	struct xsave_layout layout;
 	size_t n = 0;
 	int ret = read_status(t->pid, t->pid, &text, &now, e);
 
 	while (remote_thread(t->remote, n))
 		n++;
-	/* The leader last: it makes the timers of all threads, and its dumpable flag is everyone's. */
+	xsave_layout_here(&layout);
+	/* The leader last: its dumpable flag is everyone's. */
 	while (ret == 0 && n-- > 0) {
 		struct rthread *thread = remote_thread(t->remote, n);
 
-		ret = apply_thread(thread, set, &now, e);
+		ret = apply_thread(thread, set, &layout, &now, e);
 		if (ret < 0)
 			err_in(e, "thread %d", thread->tid);
 	}
@@ -430,7 +436,8 @@ static int prepare_death(struct rthread *t, int sig, struct err *e)
 
 	batch_call(&b, "prlimit64", SYS_prlimit64, 0, RLIMIT_CORE,
 		   batch_in(&b, &no_core, sizeof(no_core)), 0);
-	batch_call(&b, "rt_sigaction", SYS_rt_sigaction, sig, batch_in(&b, action, sizeof(action)), 0, 8);
+	batch_call(&b, "rt_sigaction", SYS_rt_sigaction, sig,
+		   batch_in(&b, action, sizeof(action)), 0, 8);
 	return batch_run(&b, e);
 }
 

@@ -11,23 +11,24 @@
 
 #include "task.h"
 
-/* Preflight of a running task: what cannot be carried over (AMX tiles in use, seccomp filters for now,
- * foreign tracer, shadow stack, 32-bit mode, ...) is refused with its remedy. Disturbs nothing. */
+/* Preflight of a running task: what cannot be carried over (seccomp filters for now, a foreign
+ * tracer, shadow stack, 32-bit programs, deadline scheduling) is refused with its remedy. Disturbs
+ * nothing. What only a stopped task shows (AMX tiles in use, segments) is refused by capture. */
 int task_state_check(const struct task *t, struct err *e);
 
 /* Source, right after every remote_hold(), before any batch: makes the stop invisible to the guest.
  * A thread inside a restartable sequence (rseq) is sent to its abort handler, as a preemption does
- * it; a system call that would return EINTR for our stop alone is wound back. Cheap. Capture does it
- * as well, for threads that no batch has run in yet. */
+ * it; a system call that would return EINTR for our stop alone is wound back. Cheap. Capture does
+ * it as well, for threads that no batch has run in yet. */
 int task_state_held(struct task *t, struct err *e);
 
-/* The second half of it for one thread: `pending_unblocked` are the signals that will interrupt the
- * call anyway. */
+/* The second half of it for one thread: `pending_unblocked` are the signals that will interrupt
+ * the call anyway. */
 void task_regs_restartable(struct rthread *t, uint64_t pending_unblocked);
 
 /* Source, task frozen. Puts IMG_CORE of each thread. All in-guest questions of one thread
- * go in one batch. Robust list and rseq come from outside. Does not read /proc text more than
- * once per task. */
+ * go in one batch. Robust list and rseq come from outside. Reads one status file of /proc per
+ * thread. */
 int task_state_capture(struct task *t, struct img_set *set, struct err *e);
 
 /* Target. The task is a shell whose threads exist (t->remote), its memory and fds are in place.
@@ -36,8 +37,8 @@ int task_state_capture(struct task *t, struct img_set *set, struct err *e);
  * then credentials. */
 int task_state_apply(struct task *t, const struct img_set *set, struct err *e);
 
-/* Target: the last moment before remote_release(), no batch may follow: arms timers, lets an interrupted
- * sleep go on with its remaining time, stops a stopped task. */
+/* Target: the last moment before remote_release(), no batch may follow: arms timers, lets an
+ * interrupted sleep go on with its remaining time, leaves a stopped task stopped. */
 int task_state_arm(struct task *t, const struct img_set *set, struct err *e);
 
 /* Zombie shells: exit as they did. Frees t->remote. To be done before the parent's state is

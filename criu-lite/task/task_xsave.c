@@ -96,10 +96,10 @@ static int drop_unused(const struct xsave_layout *l, const uint8_t *area, uint32
 			*bv &= ~BIT(i);
 			continue;
 		}
-		err_say(e, ENOTSUP, "CPU state component %d%s is in use and cannot be carried over", i,
-			i == XSAVE_TILECFG || i == XSAVE_TILEDATA ? " (AMX tiles)" : "");
-		return err_remedy(e, "try again when the program is not inside such a computation, or "
-				     "tell its library not to use it (for oneDNN: "
+		err_say(e, ENOTSUP, "CPU state component %d%s is in use and cannot be carried over",
+			i, i == XSAVE_TILECFG || i == XSAVE_TILEDATA ? " (AMX tiles)" : "");
+		return err_remedy(e, "try again when the program is not inside such a computation, "
+				     "or tell its library not to use it (for oneDNN: "
 				     "ONEDNN_MAX_CPU_ISA=AVX512_CORE)");
 	}
 	return 0;
@@ -151,9 +151,12 @@ int xsave_to_image(const struct xsave_layout *l, const uint8_t *area, uint32_t l
 	f->xsave = xmalloc(sizeof(*f->xsave));
 	user_x86_xsave_entry__init(f->xsave);
 	f->xsave->xstate_bv = bv;
-	for (size_t i = 0; i < N_COMPONENTS; i++)
-		if (has(l, &components[i], len))
-			put_component(f->xsave, &components[i], area + l->part[components[i].nr].at);
+	for (size_t i = 0; i < N_COMPONENTS; i++) {
+		const struct component *c = &components[i];
+
+		if (has(l, c, len))
+			put_component(f->xsave, c, area + l->part[c->nr].at);
+	}
 	*out = f;
 	return 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * State of a task: a victim sets as much of it as it can, is held and captured, and a shell with its
- * pid gets its memory and state. The shell's state, captured again, must be the same;
- * then it runs, and the victim's own checks decide. Needs root.
+ * State of a task: a victim sets as much of it as it can, is held and captured, and a shell with
+ * its pid gets its memory and state. The shell's state, captured again, must be the same; then it
+ * runs, and the victim's own checks decide. Needs root.
  *
  * The victim calls the kernel by syscall(2) only: the test copies memory, but not the vDSO's data.
  */
@@ -240,6 +240,7 @@ static void make_misc(void)
 	MUST(sched_setaffinity(0, sizeof(cpus), &cpus) == 0);
 	MUST(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6) == 0);
 	syscall(SYS_membarrier, 1 << 4, 0, 0);
+	syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18); /* AMX, if there is */
 }
 
 static void check_signals(void)
