@@ -21,12 +21,15 @@
 
 struct task {
 	pid_t pid, ppid, pgid, sid;
+	uint64_t start_time;        /* of /proc/PID/stat: tells a pid's next owner apart */
+	bool seen;                  /* by the scan under way */
 	char comm[64];
 	uint32_t state;             /* TASK_* */
 	int32_t exit_code;          /* of a zombie, as wait4 gives it */
 	struct remote *remote;      /* while held; NULL for zombies */
 	uint32_t vm_id, files_id, fs_id, sighand_id;  /* kobj ids: equal means shared */
-	struct task_mm *mm;         /* task_mm.h */
+	struct task_mm *mm;         /* source: task_mm.h */
+	pid_vec tids;               /* target: its threads, leader first */
 };
 
 struct tree {
@@ -44,6 +47,13 @@ struct task *task_find(const struct tree *t, pid_t pid);
 int task_tree_freeze(struct tree *t, struct err *e);
 void task_tree_thaw(struct tree *t);
 void task_tree_kill(struct tree *t);
+
+/* Which tasks share mm, files, fs and signal handlers (kcmp): fills the kobj ids. Frozen or not. */
+int task_tree_share(struct tree *t, struct err *e);
+
+/* pstree.img, ids-PID.img and back. On the target, tasks come without remotes. */
+void task_tree_put(const struct tree *t, struct img_set *set);
+int task_tree_get(struct tree *t, const struct img_set *set, struct err *e);
 
 /* ---- the parts of a task's state, one file each (task_core.c, task_creds.c, ...) ----
  * capture: reads the held guest, writes into the CoreEntry under construction.

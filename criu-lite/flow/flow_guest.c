@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The guest on its source. */
+#include "flow_guest.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "flow_host.h"
+#include "inventory.pb-c.h"
+#include "io.h"
+#include "log.h"
+#include "task_state.h"
+
+/* ---- open and preflight ---- */
+
+static int check_session(const struct guest *g, struct err *e)
+{
+	const struct task *root = g->tree.task.at[0];
+
+	if (g->o->kinds.shell_job || root->sid == root->pid)
+		return 0;
+	err_say(e, EINVAL, "pid %d (%s) is not a session leader: its session %d lives outside the "
+			   "tree", root->pid, root->comm, root->sid);
+	return err_remedy(e, "use --shell-job (-j) to let it join the session of the restorer, or "
+			     "start it with setsid");
+}
+
+static int check_task(struct guest *g, struct task *t, struct err *e)
+{
+	int ret;
+
+	if (t->state == TASK_DEAD)
+		return 0;
+	if ((ret = task_state_check(t, e)) < 0 || (ret = task_mm_look(t, e)) < 0 ||
+	    (ret = task_mm_check(t, e)) < 0)
+		return ret;
+	return guest_fds_check(g, t, e);
+}
+
+static int preflight_once(struct guest *g, struct err *e)
+{
+	int ret = check_session(g, e);
+
+	kind_dump_begin(g->kinds, NULL);
+	for (size_t i = 0; ret == 0 && i < g->tree.task.n; i++) {
+		ret = check_task(g, g->tree.task.at[i], e);
+		if (ret == -ESRCH && i > 0) {
+			err_clear(e);
+			ret = 0;
+		}
+	}
+	if (ret == 0)
+		ret = kind_dump_end(g->kinds, e);
+	guest_fds_forget(g);
+	return ret;
+}
+
+/* The guest runs on meanwhile: a pipe may be seen with one end only. What is refused twice is
+ * refused. */
+static int preflight(struct guest *g, struct err *e)
+{
+	int ret = preflight_once(g, e);
+
+	if (ret == 0)
+		return 0;
+	err_clear(e);
+	if ((ret = task_tree_scan(&g->tree, g->o->pid, e)) < 0 || (ret = task_tree_share(&g->tree, e)) < 0)
+		return ret;
+	return preflight_once(g, e);
+}
+
+int guest_open(struct guest *g, const struct flow_opts *o, struct err *e)
+{
+	int ret = flow_need_root(e);
+
+	if (ret < 0)
+		return ret;
+	*g = (struct guest){ .o = o, .kinds = kind_dump_new(&o->kinds) };
+	if ((ret = task_tree_scan(&g->tree, o->pid, e)) < 0 || (ret = task_tree_share(&g->tree, e)) < 0 ||
+	    (ret = preflight(g, e)) < 0)
+		guest_close(g);
+	return ret;
+}
+
+void guest_close(struct guest *g)
+{
+	guest_fds_forget(g);
+	vec_each(&g->mm, m)
+		if (m->tracker)
+			tracker_free(m->tracker);
+	vec_free(&g->mm);
+	vec_each(&g->shm, s)
+		shm_track_free(*s);
+	vec_free(&g->shm);
+	task_tree_thaw(&g->tree);
+	task_tree_free(&g->tree);
+	kind_dump_free(g->kinds);
+	g->kinds = NULL;
+}
+
+void guest_pages_free(guest_pages_vec *v)
+{
+	vec_each(v, p)
+		scan_free(&p->scan);
+	vec_free(v);
+}
+
+/* ---- address spaces ---- */
+
+static bool first_with_mm(const struct tree *t, size_t i)
+{
+	for (size_t k = 0; k < i; k++)
+		if (t->task.at[k]->state != TASK_DEAD && t->task.at[k]->vm_id == t->task.at[i]->vm_id)
+			return false;
+	return t->task.at[i]->state != TASK_DEAD;
+}
+
+/* One guest_mm for each address space of the tree; those that are gone end. */
+void guest_match(struct guest *g)
+{
+	__typeof__(g->mm) now = { 0 };
+
+	for (size_t i = 0; i < g->tree.task.n; i++) {
+		struct task *t = g->tree.task.at[i];
+		struct guest_mm m = { .task = t, .pid = t->pid, .start_time = t->start_time };
+
+		if (!first_with_mm(&g->tree, i))
+			continue;
+		vec_each(&g->mm, o)
+			if (o->pid == t->pid && o->start_time == t->start_time) {
+				m.tracker = steal_ptr(o->tracker);
+				m.fresh = o->fresh;
+			}
+		vec_push(&now, m);
+	}
+	vec_each(&g->mm, o)
+		if (o->tracker)
+			tracker_free(o->tracker);
+	vec_free(&g->mm);
+	memcpy(&g->mm, &now, sizeof(now));
+}
+
+static int start_tracker(struct guest_mm *m, enum tracker_kind k, struct err *e)
+{
+	bool held = m->task->remote;
+	int ret = 0;
+
+	if (!held && (ret = remote_hold(&m->task->remote, m->pid, e)) < 0)
+		return ret;
+	if ((ret = task_state_held(m->task, e)) == 0)
+		ret = tracker_start(&m->tracker, k, m->task->remote, e);
+	if (!held)
+		remote_release(steal_ptr(m->task->remote));
+	m->fresh = true;
+	return ret < 0 ? err_in(e, "pid %d (%s)", m->pid, m->task->comm) : 0;
+}
+
+int guest_track(struct guest *g, enum tracker_kind k, struct err *e)
+{
+	guest_match(g);
+	g->tracker = k;
+	for (size_t i = 0; i < g->mm.n; i++) {
+		int ret = g->mm.at[i].tracker ? 0 : start_tracker(&g->mm.at[i], k, e);
+
+		if (ret == -ESRCH && i > 0)
+			return err_say(e, EAGAIN, "a task has gone");
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+/* ---- looking ---- */
+
+static int look_live(struct guest *g, struct err *e)
+{
+	int ret = task_tree_scan(&g->tree, g->o->pid, e);
+
+	if (ret < 0 || (ret = task_tree_share(&g->tree, e)) < 0)
+		return ret;
+	for (size_t i = 0; i < g->tree.task.n; i++) {
+		struct task *t = g->tree.task.at[i];
+
+		if (t->state == TASK_DEAD)
+			continue;
+		ret = task_mm_look(t, e);
+		if (ret == -ESRCH || ret == -ENOENT)
+			return i ? err_say(e, EAGAIN, "a task has gone")
+				 : err_say(e, ESRCH, "the guest (pid %d) has exited", t->pid);
+		if (ret < 0 || (ret = task_mm_check(t, e)) < 0)
+			return ret;
+	}
+	return 0;
+}
+
+static int put_all(struct guest *g, bool frozen, struct img_set *set, struct err *e)
+{
+	int ret;
+
+	kind_dump_begin(g->kinds, set);
+	task_tree_put(&g->tree, set);
+	for (size_t i = 0; i < g->tree.task.n; i++) {
+		struct task *t = g->tree.task.at[i];
+
+		if (t->state != TASK_DEAD && (ret = task_mm_capture(t, g->kinds, frozen, set, e)) < 0)
+			return ret;
+	}
+	return 0;
+}
+
+static void drop_all(struct img_set *set)
+{
+	enum img_type type;
+	uint64_t id;
+
+	for (size_t it = 0; img_next(set, &it, &type, &id); it = 0)
+		img_drop(set, type, id);
+}
+
+int guest_skeleton(struct guest *g, struct img_set *set, struct err *e)
+{
+	for (int tries = 0;; tries++) {
+		int ret = look_live(g, e);
+
+		if (ret == 0)
+			ret = put_all(g, false, set, e);
+		if (ret == 0 || ret == -ESRCH || tries == 20)
+			return ret;
+		/* mappings and tasks come and go under our eyes: once more, unless it is a refusal */
+		if (ret != -EAGAIN && ret != -ENOENT)
+			return ret;
+		err_clear(e);
+		drop_all(set);
+	}
+}
+
+/* ---- frozen ---- */
+
+int guest_freeze(struct guest *g, struct err *e)
+{
+	int ret = task_tree_freeze(&g->tree, e);
+
+	if (ret == -ESRCH) {
+		err_say(e, ESRCH, "the guest (pid %d) has exited", g->o->pid);
+		return -ESRCH;
+	}
+	if (ret < 0)
+		return ret;
+	for (size_t i = 0; ret == 0 && i < g->tree.task.n; i++)
+		if (g->tree.task.at[i]->state != TASK_DEAD)
+			ret = task_state_held(g->tree.task.at[i], e);
+	return ret < 0 ? ret : task_tree_share(&g->tree, e);
+}
+
+void guest_thaw(struct guest *g)
+{
+	kind_dump_undo(g->kinds);
+	task_tree_thaw(&g->tree);
+}
+
+void guest_kill(struct guest *g) { task_tree_kill(&g->tree); }
+
+void guest_put_inventory(const struct guest *g, struct img_set *set)
+{
+	const struct task *root = g->tree.task.at[0];
+	InventoryEntry in = INVENTORY_ENTRY__INIT;
+	TaskKobjIdsEntry ids = TASK_KOBJ_IDS_ENTRY__INIT;
+	struct timespec up;
+
+	clock_gettime(CLOCK_BOOTTIME, &up);
+	ids.vm_id = root->vm_id;
+	ids.files_id = root->files_id;
+	ids.fs_id = root->fs_id;
+	ids.sighand_id = root->sighand_id;
+	in.img_version = 2;
+	in.has_fdinfo_per_id = in.fdinfo_per_id = true;
+	in.has_ns_per_id = in.ns_per_id = true;
+	in.root_ids = &ids;
+	in.has_lsmtype = true;
+	in.has_dump_uptime = true;
+	in.dump_uptime = (uint64_t)up.tv_sec * 1000000 + (uint64_t)up.tv_nsec / 1000;
+	in.has_tcp_close = true;
+	in.tcp_close = g->o->kinds.tcp_close;
+	in.has_cl_vdso = in.has_cl_shell_job = true;
+	in.cl_vdso = flow_vdso_hash();
+	in.cl_shell_job = g->o->kinds.shell_job;
+	uint32_t size;
+	in.has_cl_xfeatures = true;
+	in.cl_xfeatures = flow_xfeatures(&size);
+	img_put(set, IMG_INVENTORY, 0, &in.base);
+}
+
+static bool first_with_files(const struct tree *t, size_t i)
+{
+	for (size_t k = 0; k < i; k++)
+		if (t->task.at[k]->state != TASK_DEAD &&
+		    t->task.at[k]->files_id == t->task.at[i]->files_id)
+			return false;
+	return true;
+}
+
+static void put_zombie(const struct task *t, struct img_set *set)
+{
+	CoreEntry core = CORE_ENTRY__INIT;
+	TaskCoreEntry tc = TASK_CORE_ENTRY__INIT;
+
+	tc.task_state = TASK_DEAD;
+	tc.exit_code = (uint32_t)t->exit_code;
+	tc.comm = (char *)t->comm;
+	core.mtype = CORE_ENTRY__MARCH__X86_64;
+	core.tc = &tc;
+	img_put(set, IMG_CORE, (uint64_t)t->pid, &core.base);
+}
+
+int guest_capture(struct guest *g, struct img_set *set, struct err *e)
+{
+	int ret;
+
+	for (size_t i = 0; i < g->tree.task.n; i++) {
+		struct task *t = g->tree.task.at[i];
+
+		if (t->state == TASK_DEAD) {
+			put_zombie(t, set);
+			continue;
+		}
+		if ((ret = task_mm_refresh(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0 ||
+		    (ret = task_state_capture(t, set, e)) < 0)
+			return ret;
+	}
+	if ((ret = put_all(g, true, set, e)) < 0)
+		return ret;
+	guest_fds_forget(g);
+	for (size_t i = 0; i < g->tree.task.n; i++) {
+		struct task *t = g->tree.task.at[i];
+
+		if (t->state == TASK_DEAD)
+			continue;
+		if ((ret = task_fs_capture(t, g->kinds, set, e)) < 0)
+			return ret;
+		if (first_with_files(&g->tree, i) && (ret = guest_fds_capture(g, t, set, e)) < 0)
+			return ret;
+	}
+	guest_put_inventory(g, set);
+	return kind_dump_end(g->kinds, e);
+}

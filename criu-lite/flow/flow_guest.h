@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The guest on its source: looked at, held, captured, its pages scanned. */
+#pragma once
+
+#include "flow.h"
+#include "pages_shm.h"
+#include "task_mm.h"
+
+/* One address space and who tracks it. */
+struct guest_mm {
+	struct task *task;           /* the first task that has it */
+	struct tracker *tracker;     /* NULL: none (plain dump) */
+	pid_t pid;
+	uint64_t start_time;
+	bool fresh;                  /* tracker just begun: the other side holds nothing valid */
+};
+
+/* What one space has to give in a round. */
+struct guest_pages {
+	struct pages_space space;
+	struct scan scan;
+	bool fresh;
+};
+typedef VEC(struct guest_pages) guest_pages_vec;
+void guest_pages_free(guest_pages_vec *v);
+
+struct guest {
+	const struct flow_opts *o;
+	struct tree tree;
+	struct kind_dump *kinds;
+	VEC(struct guest_mm) mm;
+	enum tracker_kind tracker;   /* in use */
+	VEC(struct shm_track *) shm;
+	void *descriptions;          /* flow_fds.c */
+};
+
+/* Reads the tree and refuses what cannot be done, before anything is touched: not root, no such
+ * pid, mappings, descriptors, sessions ... */
+int guest_open(struct guest *g, const struct flow_opts *o, struct err *e);
+void guest_close(struct guest *g);
+
+/* The guest runs: tree and mappings as they are now, into a set for the target's shells. */
+int guest_skeleton(struct guest *g, struct img_set *set, struct err *e);
+
+/* One guest_mm for each address space of the tree as it is now. */
+void guest_match(struct guest *g);
+/* Starts trackers where there is none yet (each with a short stop of its task). */
+int guest_track(struct guest *g, enum tracker_kind k, struct err *e);
+
+int guest_freeze(struct guest *g, struct err *e);
+void guest_thaw(struct guest *g);
+void guest_kill(struct guest *g);
+
+/* inventory.img: what the target must have in common with this host. */
+void guest_put_inventory(const struct guest *g, struct img_set *set);
+
+/* Frozen: the whole state. */
+int guest_capture(struct guest *g, struct img_set *set, struct err *e);
+
+/* Pages to read: all spaces. Live or frozen (then for the last time). -EAGAIN: a task exec'ed or
+ * went; look at the tree again. */
+int guest_scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *e);
+/* The guest runs; a tracker that needs it stopped (soft-dirty) gets that, for the scan only. */
+int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e);
+/* Guard regions that the frozen scan found go into the mm images. */
+int guest_put_guards(struct guest *g, struct img_set *set, struct err *e);
+/* ---- flow_fds.c ---- */
+int guest_fds_check(struct guest *g, struct task *t, struct err *e);
+int guest_fds_capture(struct guest *g, struct task *t, struct img_set *set, struct err *e);
+void guest_fds_forget(struct guest *g);

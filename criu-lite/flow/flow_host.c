@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "flow_host.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "cleanup.h"
+#include "io.h"
+#include "proc_maps.h"
+
+int flow_need_root(struct err *e)
+{
+	if (geteuid() == 0)
+		return 0;
+	err_say(e, EPERM, "this needs root (user id is %u)", geteuid());
+	return err_remedy(e, "run it with sudo");
+}
+
+void flow_raise_limits(void)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+		r.rlim_cur = r.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &r);
+	}
+}
+
+uint64_t flow_vdso_hash(void)
+{
+	_cleanup_(buf_free) struct buf text = { 0 };
+	struct proc_maps maps = { 0 };
+	struct err e = ERR_INIT;
+	uint64_t hash = 0;
+
+	if (io_slurp_at(AT_FDCWD, "/proc/self/maps", &text, &e) == 0 &&
+	    proc_maps_parse((char *)text.at, text.n, &maps, &e) == 0)
+		vec_each(&maps.vma, v)
+			if (!strcmp(v->path, "[vdso]"))
+				hash = XXH3_64bits((void *)v->start, v->end - v->start);
+	proc_maps_free(&maps);
+	return hash;
+}
+
+static uint64_t number_in(const char *path, const char *key)
+{
+	_cleanup_(buf_free) struct buf b = { 0 };
+	struct err e = ERR_INIT;
+
+	if (io_slurp_at(AT_FDCWD, path, &b, &e) < 0)
+		return UINT64_MAX;
+	const char *at = key ? strstr((char *)b.at, key) : (char *)b.at;
+	if (!at)
+		return UINT64_MAX;
+	at += key ? strlen(key) : 0;
+	char *end;
+	uint64_t n = strtoull(at, &end, 10);
+	return end == at ? UINT64_MAX : n; /* "max" */
+}
+
+/* What the cgroups above us leave (v2 and v1). */
+static uint64_t cgroup_room(void)
+{
+	_cleanup_(buf_free) struct buf b = { 0 };
+	struct err e = ERR_INIT;
+	uint64_t room = UINT64_MAX;
+
+	if (io_slurp_at(AT_FDCWD, "/proc/self/cgroup", &b, &e) < 0)
+		return room;
+	for (char *line = strtok((char *)b.at, "\n"); line; line = strtok(NULL, "\n")) {
+		bool v2 = !strncmp(line, "0::", 3), v1 = strstr(line, ":memory:");
+		char *path = strrchr(line, ':') + 1;
+
+		while ((v1 || v2) && *path) {
+			char limit[600], usage[600];
+			const char *base = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+
+			snprintf(limit, sizeof(limit), "%s%.400s/%s", base, path,
+				 v2 ? "memory.max" : "memory.limit_in_bytes");
+			snprintf(usage, sizeof(usage), "%s%.400s/%s", base, path,
+				 v2 ? "memory.current" : "memory.usage_in_bytes");
+			uint64_t max = number_in(limit, NULL), now = number_in(usage, NULL);
+			if (max != UINT64_MAX && now != UINT64_MAX && max - now < room)
+				room = max > now ? max - now : 0;
+			char *slash = strrchr(path, '/');
+			if (!slash)
+				break;
+			*slash = '\0';
+		}
+	}
+	return room;
+}
+
+uint64_t flow_memory_available(void)
+{
+	uint64_t kib = number_in("/proc/meminfo", "MemAvailable:");
+	uint64_t room = cgroup_room(), all = kib == UINT64_MAX ? UINT64_MAX : kib * 1024;
+
+	return all < room ? all : room;
+}
+
+uint64_t flow_xfeatures(uint32_t *size)
+{
+	uint32_t a, b, c, d, lo, hi;
+
+	if (!__get_cpuid_count(0xd, 0, &a, &b, &c, &d)) {
+		*size = 512;
+		return 3;
+	}
+	*size = b;
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return (uint64_t)hi << 32 | lo;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Facts about this host that a guest depends on. */
+#pragma once
+
+#include <stdint.h>
+
+#include "err.h"
+
+int flow_need_root(struct err *e);
+/* Descriptor limit as high as it may be: shells inherit it. */
+void flow_raise_limits(void);
+uint64_t flow_vdso_hash(void);
+uint64_t flow_memory_available(void);   /* bytes; cgroup limits included */
+/* Features of the CPU as the kernel enables them (XCR0) and size of the xsave area. */
+uint64_t flow_xfeatures(uint32_t *size);

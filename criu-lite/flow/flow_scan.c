@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which pages of the guest are to be read: address spaces by their trackers, shared memory objects
+ * by what all their mappings saw. */
+#include <errno.h>
+#include <sys/sysmacros.h>
+
+#include "flow_guest.h"
+
+#define USER_END 0x7ffffffff000ull
+
+struct object_scan {
+	uint64_t dev, ino;
+	prange_vec written, unsure;
+};
+typedef VEC(struct object_scan) object_scan_vec;
+
+static struct object_scan *object_of(object_scan_vec *v, uint64_t dev, uint64_t ino)
+{
+	vec_each(v, o)
+		if (o->dev == dev && o->ino == ino)
+			return o;
+	struct object_scan *o = vec_new(v);
+
+	o->dev = dev;
+	o->ino = ino;
+	return o;
+}
+
+/* prange_add wants ascending ranges; several mappings of one object come in any order. */
+static void merge(prange_vec *into, const prange_vec *add)
+{
+	prange_vec sum = { 0 };
+
+	prange_or(into, add, &sum);
+	vec_free(into);
+	*into = sum;
+}
+
+static void to_offsets(const struct proc_vma *v, const prange_vec *r, prange_vec *out)
+{
+	prange_vec part = { 0 };
+
+	prange_clip(r, v->start, v->end, &part);
+	vec_each(&part, p) {
+		p->start = p->start - v->start + v->pgoff;
+		p->end = p->end - v->start + v->pgoff;
+	}
+	merge(out, &part);
+	vec_free(&part);
+}
+
+/* Takes what lies in shared mappings out of the scan of an address space: the objects' part goes to
+ * them, a shared file's contents are in the file. */
+static void split(const struct task *t, struct scan *s, object_scan_vec *objects)
+{
+	prange_vec shared = { 0 }, dirty = { 0 }, reset = { 0 };
+
+	vec_each(&t->mm->maps.vma, v) {
+		if (!v->shared)
+			continue;
+		prange_add(&shared, v->start, v->end);
+		if (!task_vma_object(v))
+			continue;
+		struct object_scan *o = object_of(objects, makedev(v->dev_major, v->dev_minor), v->ino);
+		to_offsets(v, &s->dirty, &o->written);
+		to_offsets(v, &s->reset, &o->written); /* tracking broke: all of it may be new */
+		to_offsets(v, &s->unsure, &o->unsure);
+	}
+	prange_minus(&s->dirty, &shared, &dirty);
+	prange_minus(&s->reset, &shared, &reset);
+	vec_free(&s->dirty);
+	vec_free(&s->reset);
+	s->dirty = dirty;
+	s->reset = reset;
+	vec_free(&shared);
+}
+
+static struct shm_track *track_of(struct guest *g, uint32_t id)
+{
+	vec_each(&g->shm, s)
+		if (shm_track_id(*s) == id)
+			return *s;
+	struct shm_track *t = shm_track_new(id);
+
+	vec_push(&g->shm, t);
+	return t;
+}
+
+static int scan_objects(struct guest *g, object_scan_vec *seen, guest_pages_vec *out,
+			struct err *e)
+{
+	size_t n;
+	struct shm_object *const *o = shm_seen_all(g->kinds, &n);
+
+	for (size_t i = 0; i < n; i++) {
+		struct object_scan *s = object_of(seen, o[i]->dev, o[i]->ino);
+		struct guest_pages *p = vec_new(out);
+
+		p->space.kind = PAGES_SHM;
+		p->space.id = o[i]->id;
+		p->space.fd = o[i]->fd;
+		int ret = shm_track_look(track_of(g, o[i]->id), o[i], &s->written, &s->unsure,
+					 &p->scan, e);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+static void objects_free(object_scan_vec *v)
+{
+	vec_each(v, o) {
+		vec_free(&o->written);
+		vec_free(&o->unsure);
+	}
+	vec_free(v);
+}
+
+static void keep_guards(struct task *t, const struct scan *s)
+{
+	t->mm->guard.n = 0;
+	vec_each(&s->guard, r)
+		vec_push(&t->mm->guard, (struct grange){ r->start, r->end });
+}
+
+static int scan_mm(struct guest *g, struct guest_mm *m, bool frozen, struct scan *s,
+		   struct err *e)
+{
+	const struct proc_vma *v = m->task->mm->maps.vma.at;
+	size_t n = m->task->mm->maps.vma.n;
+
+	if (!m->tracker)
+		return tracker_scan_once(m->pid, v, n, s, e);
+	int ret = tracker_scan(m->tracker, v, n, frozen, s, e);
+	if (ret != -ESRCH)
+		return ret;
+	/* exec'ed, or gone. While the guest runs, the next look at the tree tells which; what other
+	 * address spaces gave in this round is not lost. */
+	tracker_free(steal_ptr(m->tracker));
+	m->fresh = true;
+	err_clear(e);
+	if (!frozen)
+		return 0;
+	if ((ret = guest_track(g, g->tracker, e)) < 0)
+		return ret;
+	return tracker_scan(m->tracker, v, n, frozen, s, e);
+}
+
+static int scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *e)
+{
+	object_scan_vec objects = { 0 };
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && i < g->mm.n; i++) {
+		struct guest_mm *m = &g->mm.at[i];
+		struct guest_pages *p = vec_new(out);
+
+		p->space.kind = PAGES_TASK;
+		p->space.id = (uint32_t)m->pid;
+		p->space.pid = m->pid;
+		if ((ret = scan_mm(g, m, frozen, &p->scan, e)) < 0)
+			break;
+		if (m->fresh && m->tracker) {
+			p->fresh = true;
+			p->scan.reset.n = 0;
+			prange_add(&p->scan.reset, 0, USER_END);
+			m->fresh = false;
+		}
+		keep_guards(m->task, &p->scan);
+		split(m->task, &p->scan, &objects);
+	}
+	if (ret == 0)
+		ret = scan_objects(g, &objects, out, e);
+	objects_free(&objects);
+	return ret;
+}
+
+int guest_scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *e)
+{
+	return scan(g, frozen, out, e);
+}
+
+int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e)
+{
+	int ret;
+
+	if (g->tracker != TRACKER_SOFT_DIRTY)
+		return scan(g, false, out, e);
+	if ((ret = guest_freeze(g, e)) < 0)
+		return ret;
+	ret = scan(g, false, out, e);
+	guest_thaw(g);
+	return ret;
+}
+
+int guest_put_guards(struct guest *g, struct img_set *set, struct err *e)
+{
+	vec_each(&g->mm, m) {
+		struct task_mm *tm = m->task->mm;
+		_cleanup_msg_ MmEntry *mm = NULL;
+
+		if (!tm->guard.n)
+			continue;
+		int ret = img_get(set, IMG_MM, (uint64_t)m->pid, 0, &mm, e);
+		if (ret < 0)
+			return ret;
+		free(mm->cl_guard);
+		mm->n_cl_guard = 2 * tm->guard.n;
+		mm->cl_guard = xmemdup(tm->guard.at, tm->guard.n * sizeof(struct grange));
+		img_drop(set, IMG_MM, (uint64_t)m->pid);
+		img_put(set, IMG_MM, (uint64_t)m->pid, &mm->base);
+	}
+	return 0;
+}

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Mappings of the shells: what differs from the guest's is unmapped, made, or changed; what is
+ * the same keeps its pages.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "io.h"
+#include "kind_shm.h"
+#include "task_mm.h"
+#include "task_shape_priv.h"
+
+#define USER_END 0x7ffffffff000ull
+#define FDS_MAX  200
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
+#define SPECIAL (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)
+/* Two mappings with these in common can be one piece of memory. */
+#define BACKING_STATUS (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE | \
+			VMA_MEMFD | SPECIAL)
+#define BACKING_FLAGS (MAP_SHARED | MAP_PRIVATE | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | \
+		       MAP_NORESERVE)
+
+typedef VEC(struct shape_vma) vma_vec;
+
+/* ---- reading what is wanted ---- */
+
+static int bad(const struct task *t, size_t i, const char *what, struct err *e)
+{
+	return err_say(e, EBADMSG, "mm-%d.img: mapping %zu: %s", t->pid, i, what);
+}
+
+static int check_wanted(const struct task *t, const vma_vec *want, struct err *e)
+{
+	struct grange stub = remote_stub(t->remote);
+	uint64_t at = 0;
+
+	for (size_t i = 0; i < want->n; i++) {
+		const struct shape_vma *v = &want->at[i];
+
+		if (v->status & VMA_VSYSCALL)
+			continue;
+		if ((v->start | v->end | v->pgoff) & (PAGE_SIZE - 1))
+			return bad(t, i, "not page aligned", e);
+		if (v->start < at || v->end <= v->start || v->end > USER_END)
+			return bad(t, i, "out of order or out of range", e);
+		if (v->start < stub.end && stub.start < v->end)
+			return err_say(e, ENOMEM, "mapping %lx-%lx of pid %d lies where the stub is",
+				       v->start, v->end, t->pid);
+		if (!(v->status & (SPECIAL | BACKING_STATUS)))
+			return bad(t, i, "of no kind that is known", e);
+		at = v->end;
+	}
+	return 0;
+}
+
+static int read_wanted(const struct task *t, const struct img_set *set, vma_vec *want,
+		       struct err *e)
+{
+	_cleanup_msg_ MmEntry *mm = NULL;
+	int ret = img_get(set, IMG_MM, (uint64_t)t->pid, 0, &mm, e);
+
+	if (ret < 0)
+		return ret;
+	for (size_t i = 0; i < mm->n_vmas; i++) {
+		const VmaEntry *v = mm->vmas[i];
+
+		vec_push(want, (struct shape_vma){
+			.start = v->start, .end = v->end, .pgoff = v->pgoff, .id = v->shmid,
+			.madv = v->madv, .prot = v->prot, .flags = v->flags, .status = v->status });
+	}
+	return check_wanted(t, want, e);
+}
+
+/* ---- vdso and vvar ---- */
+
+struct special {
+	uint64_t start, end;
+	char name[16];
+};
+typedef VEC(struct special) special_vec;
+
+static int specials_of(const struct task *t, special_vec *out, struct err *e)
+{
+	char path[64];
+	_cleanup_(buf_free) struct buf text = { 0 };
+	struct proc_maps maps = { 0 };
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", t->pid);
+	int ret = io_slurp_at(AT_FDCWD, path, &text, e);
+	if (ret == 0)
+		ret = proc_maps_parse((char *)text.at, text.n, &maps, e);
+	if (ret == 0)
+		vec_each(&maps.vma, v)
+			if (task_vma_special(v) && strcmp(v->path, "[vsyscall]")) {
+				struct special *s = vec_new(out);
+
+				s->start = v->start;
+				s->end = v->end;
+				snprintf(s->name, sizeof(s->name), "%s", v->path);
+			}
+	proc_maps_free(&maps);
+	return ret;
+}
+
+/* vvar parts and vdso lie side by side, in the same order on one kernel. */
+static int move_specials(struct shape_task *st, const vma_vec *want, struct err *e)
+{
+	struct task *t = &st->task;
+	special_vec have = { 0 };
+	size_t n = 0;
+	int ret = specials_of(t, &have, e);
+	struct pump p = PUMP(t->remote, e);
+	gaddr hop = remote_stub(t->remote).end + (16ul << 20);
+
+	for (size_t i = 0; ret == 0 && i < want->n; i++) {
+		const struct shape_vma *v = &want->at[i];
+
+		if (!(v->status & (VMA_VDSO | VMA_VVAR)))
+			continue;
+		const struct special *s = n < have.n ? &have.at[n] : NULL;
+		n++;
+		if (!s || s->end - s->start != v->end - v->start ||
+		    !(v->status & VMA_VDSO) != !!strcmp(s->name, "[vdso]")) {
+			ret = err_say(e, ENOTSUP, "the vDSO of this kernel differs from the guest's "
+						  "(mapping %lx-%lx)", v->start, v->end);
+			err_remedy(e, "use the same kernel on both hosts");
+			break;
+		}
+		uint64_t len = s->end - s->start;
+		if (s->start == v->start)
+			continue;
+		pump_call(&p, "mremap(vdso)", SYS_mremap, s->start, len, len,
+			  MREMAP_MAYMOVE | MREMAP_FIXED, hop);
+		pump_call(&p, "mremap(vdso)", SYS_mremap, hop, len, len,
+			  MREMAP_MAYMOVE | MREMAP_FIXED, v->start);
+		if (v->status & VMA_VDSO)
+			remote_vdso_moved(t->remote, s->start, v->start);
+	}
+	for (; ret == 0 && n < have.n; n++) /* the guest had unmapped it, or had none */
+		if (strcmp(have.at[n].name, "[vdso]"))
+			pump_call(&p, "munmap", SYS_munmap, have.at[n].start,
+				  have.at[n].end - have.at[n].start);
+	vec_free(&have);
+	int end = pump_end(&p);
+	return ret < 0 ? ret : end;
+}
+
+/* ---- what differs ---- */
+
+static bool same_backing(const struct shape_vma *a, const struct shape_vma *b)
+{
+	if ((a->status ^ b->status) & BACKING_STATUS || (a->flags ^ b->flags) & BACKING_FLAGS)
+		return false;
+	if (a->status & (VMA_ANON_PRIVATE | SPECIAL))
+		return true;
+	return a->id == b->id && a->pgoff - a->start == b->pgoff - b->start;
+}
+
+static struct shape_vma cut(const struct shape_vma *v, uint64_t start, uint64_t end)
+{
+	struct shape_vma c = *v;
+
+	c.start = start;
+	c.end = end;
+	if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED))
+		c.pgoff = v->pgoff + (start - v->start);
+	return c;
+}
+
+struct kept {
+	struct shape_vma old, new;
+};
+
+struct diff {
+	vma_vec gone, fresh;          /* to unmap; to make */
+	VEC(struct kept) kept;        /* to change, pages stay */
+};
+
+static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+/* Both lists ascend: one walk over the pieces that their boundaries cut. */
+static void compare(const vma_vec *have, const vma_vec *want, struct diff *d)
+{
+	size_t h = 0, w = 0;
+	uint64_t at = 0;
+
+	while (h < have->n || w < want->n) {
+		const struct shape_vma *o = h < have->n ? &have->at[h] : NULL;
+		const struct shape_vma *n = w < want->n ? &want->at[w] : NULL;
+		uint64_t os = o ? (o->start > at ? o->start : at) : UINT64_MAX;
+		uint64_t ns = n ? (n->start > at ? n->start : at) : UINT64_MAX;
+		uint64_t start = min64(os, ns);
+		uint64_t end = min64(os == start ? o->end : os, ns == start ? n->end : ns);
+
+		if (os == start && ns == start && same_backing(o, n)) {
+			vec_push(&d->kept, (struct kept){ cut(o, start, end), cut(n, start, end) });
+		} else {
+			if (os == start)
+				vec_push(&d->gone, cut(o, start, end));
+			if (ns == start)
+				vec_push(&d->fresh, cut(n, start, end));
+		}
+		at = end;
+		if (o && at >= o->end)
+			h++;
+		if (n && at >= n->end)
+			w++;
+	}
+}
+
+/* ---- making it so ---- */
+
+static void advise(struct pump *p, const struct shape_vma *v, uint64_t old)
+{
+	static const struct {
+		int on, off;
+	} advice[] = {
+		{ MADV_RANDOM, MADV_NORMAL }, { MADV_SEQUENTIAL, MADV_NORMAL },
+		{ MADV_DONTFORK, MADV_DOFORK }, { MADV_MERGEABLE, MADV_UNMERGEABLE },
+		{ MADV_HUGEPAGE, MADV_NOHUGEPAGE }, { MADV_NOHUGEPAGE, MADV_HUGEPAGE },
+		{ MADV_DONTDUMP, MADV_DODUMP }, { MADV_WIPEONFORK, MADV_KEEPONFORK },
+	};
+
+	for (int pass = 0; pass < 2; pass++) /* what goes off before what comes on */
+		for (size_t i = 0; i < sizeof(advice) / sizeof(advice[0]); i++) {
+			bool was = old >> advice[i].on & 1, is = v->madv >> advice[i].on & 1;
+
+			if (pass == 0 && was && !is)
+				pump_call(p, "madvise", SYS_madvise, v->start, v->end - v->start,
+					  advice[i].off);
+			if (pass == 1 && is && !was)
+				pump_call(p, "madvise", SYS_madvise, v->start, v->end - v->start,
+					  advice[i].on);
+		}
+}
+
+static void make(struct pump *p, const struct shape_vma *v, int fd)
+{
+	uint32_t flags = v->flags & BACKING_FLAGS;
+	/* accounted is what is or was writable: mapped so, or it would not be */
+	bool was_writable = v->madv & VMA_MADV_ACCOUNTED && !(v->prot & PROT_WRITE) &&
+			    !(v->flags & MAP_SHARED);
+	uint32_t prot = v->prot | (was_writable ? PROT_WRITE : 0);
+
+	if (v->status & VMA_ANON_SHARED)
+		flags &= ~(uint32_t)MAP_ANONYMOUS;
+	pump_call(p, "mmap", SYS_mmap, v->start, v->end - v->start, prot,
+		  flags | MAP_FIXED_NOREPLACE, fd, v->pgoff);
+	if (prot != v->prot)
+		pump_call(p, "mprotect", SYS_mprotect, v->start, v->end - v->start, v->prot);
+	advise(p, v, 0);
+}
+
+static bool has_file(const struct shape_vma *v)
+{
+	return v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED);
+}
+
+/* Our fd for what is behind a mapping. */
+static int backing_fd(struct kind_restore *c, const struct shape_vma *v, struct err *e)
+{
+	struct shm_object *o;
+
+	if (!(v->status & VMA_ANON_SHARED))
+		return kind_fd(c, (uint32_t)v->id, e);
+	int ret = shm_get(c, (uint32_t)v->id, &o, e);
+	return ret < 0 ? ret : o->fd;
+}
+
+/* Mappings [from, to) of d->fresh: their files go into the shell for the while. */
+static int make_some(struct task *t, struct kind_restore *c, const vma_vec *fresh, size_t from,
+		     size_t *to, struct err *e)
+{
+	struct remote_fd fds[FDS_MAX];
+	uint64_t ids[FDS_MAX];
+	size_t n = 0, i;
+	_cleanup_free_ int *at = xcalloc(fresh->n, sizeof(int));
+	int ret;
+
+	for (i = from; i < fresh->n; i++) {
+		const struct shape_vma *v = &fresh->at[i];
+		uint64_t key = v->id << 1 | !!(v->status & VMA_ANON_SHARED);
+		size_t k = 0;
+
+		at[i] = -1;
+		if (!has_file(v))
+			continue;
+		while (k < n && ids[k] != key)
+			k++;
+		if (k == n) {
+			if (n == FDS_MAX)
+				break;
+			int fd = backing_fd(c, v, e);
+			if (fd < 0)
+				return fd;
+			ids[n] = key;
+			fds[n] = (struct remote_fd){ fd, (int)n, 0 };
+			n++;
+		}
+		at[i] = (int)k;
+	}
+	*to = i;
+	if ((ret = remote_fd_put(t->remote, fds, n, e)) < 0)
+		return ret;
+	struct pump p = PUMP(t->remote, e);
+	for (i = from; i < *to; i++)
+		if (!(fresh->at[i].status & SPECIAL))
+			make(&p, &fresh->at[i], at[i]);
+	if (n)
+		pump_call(&p, "close_range", SYS_close_range, 0, n - 1, 0);
+	return pump_end(&p);
+}
+
+static int apply(struct shape_task *st, struct kind_restore *c, const struct diff *d,
+		 struct err *e)
+{
+	struct task *t = &st->task;
+	struct pump p = PUMP(t->remote, e);
+	int ret;
+
+	vec_each(&d->gone, v)
+		if (!(v->status & SPECIAL))
+			pump_call(&p, "munmap", SYS_munmap, v->start, v->end - v->start);
+	for (size_t i = 0; i < d->kept.n; i++) {
+		const struct shape_vma *o = &d->kept.at[i].old, *n = &d->kept.at[i].new;
+
+		if (n->status & SPECIAL)
+			continue;
+		if (o->prot != n->prot)
+			pump_call(&p, "mprotect", SYS_mprotect, n->start, n->end - n->start, n->prot);
+		advise(&p, n, o->madv);
+	}
+	if ((ret = pump_end(&p)) < 0)
+		return ret;
+	for (size_t i = 0; i < d->fresh.n;)
+		if ((ret = make_some(t, c, &d->fresh, i, &i, e)) < 0)
+			return ret;
+	return 0;
+}
+
+static bool owns_mm(const struct shape *s, const struct shape_task *st)
+{
+	vec_each(&s->task, o) {
+		if (*o == st)
+			return true;
+		if ((*o)->task.state != TASK_DEAD && (*o)->task.vm_id == st->task.vm_id)
+			return false;
+	}
+	return true;
+}
+
+static int shape_one(struct shape_task *st, struct kind_restore *c, const struct img_set *set,
+		     struct err *e)
+{
+	vma_vec want = { 0 };
+	struct diff d = { 0 };
+	int ret = read_wanted(&st->task, set, &want, e);
+
+	if (ret == 0 && !st->vma.n)
+		ret = move_specials(st, &want, e);
+	if (ret == 0) {
+		vma_vec have = { st->vma.at, st->vma.n, st->vma.cap };
+
+		compare(&have, &want, &d);
+		ret = apply(st, c, &d, e);
+	}
+	vec_free(&d.gone);
+	vec_free(&d.fresh);
+	vec_free(&d.kept);
+	if (ret < 0) {
+		vec_free(&want);
+		return err_in(e, "shell %d", st->task.pid);
+	}
+	vec_free(&st->vma);
+	st->vma.at = want.at;
+	st->vma.n = want.n;
+	st->vma.cap = want.cap;
+	return 0;
+}
+
+int shape_memory(struct shape *s, struct kind_restore *c, const struct img_set *set,
+		 struct err *e)
+{
+	vec_each(&s->task, st) {
+		if ((*st)->task.state == TASK_DEAD || !owns_mm(s, *st))
+			continue;
+		int ret = shape_one(*st, c, set, e);
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+int shape_drop(struct task *t, const struct grange *r, size_t n, struct err *e)
+{
+	struct shape_task *st = (struct shape_task *)t; /* task is its first member */
+	struct pump p = PUMP(t->remote, e);
+
+	_Static_assert(offsetof(struct shape_task, task) == 0, "task comes first");
+	for (size_t i = 0; i < n; i++)
+		vec_each(&st->vma, v) {
+			uint64_t start = r[i].start > v->start ? r[i].start : v->start;
+			uint64_t end = min64(r[i].end, v->end);
+
+			if (start < end && !(v->status & SPECIAL) && !(v->flags & MAP_SHARED))
+				pump_call(&p, "madvise", SYS_madvise, start, end - start,
+					  MADV_DONTNEED);
+		}
+	return pump_end(&p);
+}
+
+int shape_finish(struct task *t, const struct img_set *set, struct err *e)
+{
+	_cleanup_msg_ MmEntry *mm = NULL;
+	int ret = img_get(set, IMG_MM, (uint64_t)t->pid, 0, &mm, e);
+	struct pump p = PUMP(t->remote, e);
+
+	if (ret < 0)
+		return ret;
+	for (size_t i = 0; i + 1 < mm->n_cl_guard; i += 2)
+		pump_call(&p, "madvise(MADV_GUARD_INSTALL)", SYS_madvise, mm->cl_guard[i],
+			  mm->cl_guard[i + 1] - mm->cl_guard[i], MADV_GUARD_INSTALL);
+	for (size_t i = 0; i < mm->n_vmas; i++) {
+		const VmaEntry *v = mm->vmas[i];
+
+		if (v->flags & MAP_LOCKED && !(v->status & SPECIAL))
+			pump_call(&p, "mlock2", SYS_mlock2, v->start, v->end - v->start,
+				  v->madv & VMA_MADV_ONFAULT ? MLOCK_ONFAULT : 0);
+	}
+	return pump_end(&p);
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside the shaping of shells. */
+#pragma once
+
+#include "task_shape.h"
+
+struct shape_vma {
+	uint64_t start, end, pgoff, id, madv;
+	uint32_t prot, flags, status;
+};
+
+struct shape_task {
+	struct task task;
+	bool ready;                      /* session and group are final */
+	VEC(struct shape_vma) vma;       /* mapped now */
+};
+
+/* A batch that runs by itself when it is full. The first error sticks. */
+struct pump {
+	struct batch b;
+	struct err *e;
+	int ret;
+};
+
+#define PUMP(remote, err) { .b = BATCH(remote_leader(remote)), .e = (err) }
+void pump_call_(struct pump *p, const char *name, uint64_t nr, uint64_t a0, uint64_t a1,
+		uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5);
+#define PUMP_7TH_(p, name, nr, a0, a1, a2, a3, a4, a5, ...) \
+	pump_call_(p, name, nr, (uint64_t)(a0), (uint64_t)(a1), (uint64_t)(a2), (uint64_t)(a3), \
+		   (uint64_t)(a4), (uint64_t)(a5))
+#define pump_call(p, name, ...) PUMP_7TH_(p, name, __VA_ARGS__, 0, 0, 0, 0, 0, 0, 0)
+int pump_end(struct pump *p);       /* runs what is left; frees */
