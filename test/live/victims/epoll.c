@@ -53,14 +53,18 @@ static unsigned int ready_set(int set, const char *when)
 
 static uint64_t data(int i) { return 0xabcdef012345ULL << 8 | (unsigned int)i; }
 
-/* The members as /proc shows them, sorted by fd; inode numbers left out. */
+/*
+ * The members as /proc shows them, sorted by fd. A spent one-shot has lost ERR and HUP, which no
+ * call can take from a member: left out.
+ */
 static void note_members(void)
 {
 	int sets[] = {ep, outer};
 	char path[64], buf[4096], *line, *save;
-	int fd, tfd;
+	unsigned int events;
+	unsigned long tag;
+	int fd, tfd, n;
 	size_t i;
-	ssize_t n;
 
 	for (i = 0; i < V_COUNT(sets); i++) {
 		snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", sets[i]);
@@ -73,8 +77,10 @@ static void note_members(void)
 
 			strcpy(copy, buf);
 			for (line = strtok_r(copy, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-				if (!strncmp(line, "tfd:", 4) && atoi(line + 4) == tfd)
-					v_note("set %zu %.*s", i, (int)(strstr(line, " pos:") - line), line);
+				if (sscanf(line, "tfd: %d events: %x data: %lx", &n, &events, &tag) == 3 &&
+				    n == tfd)
+					v_note("set %zu member %d events %#x data %#lx", i, tfd,
+					       events & ~(EPOLLERR | EPOLLHUP), tag);
 		}
 	}
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Regular files and directories: offsets, flags, append, descriptions shared by dup, fork and
- * SCM_RIGHTS against ones opened twice, O_PATH, a directory half read, locks left out.
+ * Regular files and directories: offsets, flags, append, descriptions shared by dup and fork
+ * against files opened twice, O_PATH, an offset behind 4 GiB, a directory half read.
  */
 #include "victim.h"
 

@@ -18,9 +18,9 @@ static void note_ghosts(void)
 
 	for (i = 0; i < V_COUNT(fds); i++) {
 		SYS(fstat(fds[i], &st));
-		v_note("fd %d at %ld size %ld mode %o owner %u:%u links %lu mtime %ld.%09ld", fds[i],
+		v_note("fd %d at %ld size %ld mode %o owner %u:%u links %lu mtime %ld.%06ld", fds[i],
 		       lseek(fds[i], 0, SEEK_CUR), st.st_size, st.st_mode, st.st_uid, st.st_gid,
-		       st.st_nlink, st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+		       st.st_nlink, st.st_mtim.tv_sec, st.st_mtim.tv_nsec / 1000);
 	}
 }
 

@@ -52,6 +52,9 @@ static void read_layout(char *out, size_t size)
 				memmove(sd, sd + 3, strlen(sd + 3) + 1);
 		} else if (line[0] >= 'A' && line[0] <= 'Z') {
 			continue;
+		} else if (strstr(line, "/dev/zero (deleted)")) {
+			/* Shared anonymous memory; its inode number is not part of it. */
+			*strstr(line, " 00:") = 0;
 		}
 		n += snprintf(out + n, size - n, "%s\n", line);
 		CHECK(n < size, "too many mappings");
