@@ -93,8 +93,6 @@ int frame_check(const struct frame *f, const void *payload, struct err *e)
 {
 	if (frame_sum(f, payload) != f->head.sum)
 		return damaged(e, "checksum");
-	if (f->head.flags & FRAME_END)
-		return 0;
 	int ret = check_ranges(f, e);
 	if (ret < 0)
 		return ret;

@@ -10,8 +10,8 @@
  * or as one zstd frame; zero ranges have none. Ranges ascend and do not overlap; a frame covers at
  * most FRAME_PAGES pages. `end` is a head with flag FRAME_END and nothing else in it: a stream
  * that stops without it was cut. Numbers are little-endian. sum is XXH3-64 of the ranges, seeded
- * with XXH3-64 of the payload as sent; check is XXH3-64 of what stands before it in the head, so that no
- * length is believed that was damaged on the way.
+ * with XXH3-64 of the payload as sent; check is XXH3-64 of what stands before it in the head, so
+ * that no length is believed that was damaged on the way.
  *
  * Target to source go control frames (wire_conn.h): FRAME_ACK with a struct frame_ack, cumulative;
  * or FRAME_FAILED with a text, after which the connection is closed.

@@ -174,11 +174,8 @@ static int find_place(struct conn *c, struct pages_place *out, struct err *e)
 static int read_iov(int fd, struct iovec *iov, size_t n, struct err *e)
 {
 	struct msghdr m = { .msg_iov = iov, .msg_iovlen = n };
-	size_t left = 0;
 
-	for (size_t i = 0; i < n; i++)
-		left += iov[i].iov_len;
-	while (left > 0) {
+	while (m.msg_iovlen > 0) {
 		ssize_t got = recvmsg(fd, &m, MSG_WAITALL);
 
 		if (got < 0 && errno == EINTR)
@@ -187,13 +184,14 @@ static int read_iov(int fd, struct iovec *iov, size_t n, struct err *e)
 			return err_set(e, errno, "read pages from the source");
 		if (got == 0)
 			return err_say(e, ENODATA, "the source's data connection was cut");
-		left -= (size_t)got;
-		for (size_t i = 0; i < n; i++) {
-			size_t part = (size_t)got < iov[i].iov_len ? (size_t)got : iov[i].iov_len;
-
-			iov[i].iov_base = (uint8_t *)iov[i].iov_base + part;
-			iov[i].iov_len -= part;
-			got -= (ssize_t)part;
+		while (m.msg_iovlen > 0 && (size_t)got >= m.msg_iov->iov_len) {
+			got -= (ssize_t)m.msg_iov->iov_len;
+			m.msg_iov++;
+			m.msg_iovlen--;
+		}
+		if (m.msg_iovlen > 0) {
+			m.msg_iov->iov_base = (uint8_t *)m.msg_iov->iov_base + got;
+			m.msg_iov->iov_len -= (size_t)got;
 		}
 	}
 	return 0;
@@ -222,17 +220,15 @@ static int read_frame(struct conn *c, struct err *e)
 		ret = frame_check_head(h, e);
 	if (ret < 0)
 		return ret;
+	if (h->flags & FRAME_END)
+		return 0;
 	uint8_t *payload = h->method == COMP_ZSTD ? c->packed : c->raw;
 	iov[0] = (struct iovec){ c->frame.ranges, frame_size(h) - sizeof(*h) };
 	iov[1] = (struct iovec){ payload, h->payload };
 	ret = read_iov(c->fd, iov, 2, e);
 	if (ret == 0)
 		ret = frame_check(&c->frame, payload, e);
-	if (ret < 0)
-		return ret;
-	if (h->flags & FRAME_END)
-		return 0;
-	if (h->method == COMP_ZSTD)
+	if (ret == 0 && h->method == COMP_ZSTD)
 		ret = unpack(c, e);
 	return ret < 0 ? ret : 1;
 }

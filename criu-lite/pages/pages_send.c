@@ -159,26 +159,10 @@ static const uint8_t *pack(struct conn *c, size_t raw)
 static int put_frame(struct conn *c, const uint8_t *payload, struct err *e)
 {
 	const struct frame_head *h = &c->frame.head;
-	size_t size = frame_size(h);
-	struct iovec iov[2] = { { &c->frame, size }, { (void *)payload, h->payload } };
-	struct msghdr m = { .msg_iov = iov, .msg_iovlen = 2 };
+	int ret = wire_write(c->fd, &c->frame, frame_size(h), payload, h->payload);
 
-	for (size_t left = size + h->payload; left > 0;) {
-		ssize_t n = sendmsg(c->fd, &m, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return last_words(c, errno, e);
-		left -= (size_t)n;
-		for (int i = 0; i < 2; i++) {
-			size_t part = (size_t)n < iov[i].iov_len ? (size_t)n : iov[i].iov_len;
-
-			iov[i].iov_base = (uint8_t *)iov[i].iov_base + part;
-			iov[i].iov_len -= part;
-			n -= (ssize_t)part;
-		}
-	}
+	if (ret < 0)
+		return last_words(c, -ret, e);
 	c->sent++;
 	return 0;
 }

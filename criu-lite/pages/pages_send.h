@@ -40,10 +40,10 @@ int pages_sender_new(struct pages_sender **s, int *data_fds, size_t n,
 void pages_sender_free(struct pages_sender *s);
 
 /* Queues ranges. `fresh`: the receiver most likely holds nothing there: it looks whether zero pages
- * are zero already instead of writing them (a hint: a wrong one costs only time). No page may be
- * queued twice without a flush between: connections do not keep order among themselves.
- * Space, fd: valid until the flush. Reading happens in the connection threads; ranges that disappear while the guest runs
- * (munmap) are skipped when `live`, an error otherwise. */
+ * are zero already instead of writing them (a hint: a wrong one costs only time). `live`: pages
+ * that disappear while the guest runs (munmap, exit) are skipped; an error otherwise. No page may
+ * be queued twice without a flush between: connections do not keep order among themselves.
+ * Reading happens in the connection threads, so process and fd must stay until the flush. */
 int pages_send(struct pages_sender *s, const struct pages_space *from, const struct prange *r,
 	       size_t n, bool fresh, bool live, struct err *e);
 /* Waits until the receiver has placed all that was queued. stats: since the last flush. */

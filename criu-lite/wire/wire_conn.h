@@ -21,14 +21,15 @@ struct wire_id { uint8_t at[16]; };          /* random, names a migration */
 enum wire_role { WIRE_CONTROL = 1, WIRE_DATA = 2 };
 
 /* "tcp://HOST:PORT", "HOST:PORT", "[v6]:PORT"; a listener may leave HOST empty.
- * Clear errors: unknown host, refused ("is `criu-lite receive` running there?"), timed out (10 s). */
+ * Clear errors: unknown host, refused ("is `criu-lite receive` running there?"), timed out
+ * (10 s). */
 int wire_connect(const char *where, enum wire_role role, const struct wire_id *id, int *fd,
 		 struct err *e);
 
 int wire_listen(const char *where, int *fd, struct err *e);
 
-/* Accepts one connection and reads its hello (5 s time limit; garbage, a wrong version or role is an error that is
- * answered with a refusal the peer can print, and leaves the listener fine).
+/* Accepts one connection and reads its hello (5 s time limit; garbage, a wrong version or role is
+ * an error that is answered with a refusal the peer can print, and leaves the listener fine).
  * peer: printable address. Waits for the first that comes, so a silent client holds up the others
  * for its 5 s: a service uses a listener (below). */
 int wire_accept(int listen_fd, enum wire_role *role, struct wire_id *id, char *peer, size_t size,
@@ -58,11 +59,16 @@ void wire_listener_expect(struct wire_listener *l, const struct wire_id *id);
 int wire_listener_accept(struct wire_listener *l, struct wire_peer *out, int timeout_ms,
 			 struct err *e);
 
-/* One control frame. Writing is whole or fails (-EPIPE: the peer is gone). Reading: a frame that is damaged,
- * too long, cut or stuck half-way for 30 s: -EBADMSG; peer closed between frames: -ENODATA;
+/* One control frame. Writing is whole or fails (-EPIPE: the peer is gone). Reading: a frame that
+ * is damaged, too long, cut or stuck half-way for 30 s: -EBADMSG; peer closed between frames:
+ * -ENODATA;
  * timeout_ms (for the frame to begin) < 0: wait for ever, else -ETIMEDOUT and nothing is lost. */
 int wire_send(int fd, uint32_t type, const void *p, size_t n, struct err *e);
 int wire_recv(int fd, uint32_t *type, struct buf *out, int timeout_ms, struct err *e);
+
+/* The bytes of two buffers as a whole, without SIGPIPE; for frames of another format. 0 or
+ * -errno. */
+int wire_write(int fd, const void *head, size_t head_n, const void *p, size_t n);
 
 /* Types from here on are the wire's own. */
 #define WIRE_TYPE_RESERVED 0xffffff00u

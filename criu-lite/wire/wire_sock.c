@@ -80,21 +80,23 @@ void wire_peer_name(int fd, char *out, size_t size)
 int wire_write(int fd, const void *head, size_t head_n, const void *p, size_t n)
 {
 	struct iovec iov[2] = { { (void *)head, head_n }, { (void *)p, n } };
-	struct msghdr m = { .msg_iov = iov, .msg_iovlen = 2 };
+	struct msghdr m = { .msg_iov = iov, .msg_iovlen = n ? 2 : 1 };
 
-	while (iov[0].iov_len + iov[1].iov_len > 0) {
+	while (m.msg_iovlen > 0) {
 		ssize_t put = sendmsg(fd, &m, MSG_NOSIGNAL);
 
 		if (put < 0 && errno == EINTR)
 			continue;
 		if (put < 0)
 			return -errno;
-		for (int i = 0; i < 2; i++) {
-			size_t part = (size_t)put < iov[i].iov_len ? (size_t)put : iov[i].iov_len;
-
-			iov[i].iov_base = (char *)iov[i].iov_base + part;
-			iov[i].iov_len -= part;
-			put -= (ssize_t)part;
+		while (m.msg_iovlen > 0 && (size_t)put >= m.msg_iov->iov_len) {
+			put -= (ssize_t)m.msg_iov->iov_len;
+			m.msg_iov++;
+			m.msg_iovlen--;
+		}
+		if (m.msg_iovlen > 0) {
+			m.msg_iov->iov_base = (char *)m.msg_iov->iov_base + put;
+			m.msg_iov->iov_len -= (size_t)put;
 		}
 	}
 	return 0;

@@ -16,9 +16,6 @@ void wire_tune(int fd);
 /* Printable address of the other end. */
 void wire_peer_name(int fd, char *out, size_t size);
 
-/* Whole write without SIGPIPE, for blocking sockets. 0 or -errno. */
-int wire_write(int fd, const void *head, size_t head_n, const void *p, size_t n);
-
 /* ---- the hello (wire_hello.c) ---- */
 
 /*

@@ -320,6 +320,11 @@ static void round_trip(size_t conns, struct pages_opts o)
 	/* A second round goes on where the first ended. */
 	assert_int_equal(send_all(&p, false, true, &st, &e), 0);
 	assert_int_equal(st.pages, PAGES - SPARSE_END / 2);
+	/* A good end is told from a cut. */
+	pages_sender_free(p.sender);
+	p.sender = NULL;
+	usleep(20000);
+	assert_int_equal(pages_receiver_error(p.receiver, &e), 0);
 	finish(&p);
 }
 
