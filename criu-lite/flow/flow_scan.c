@@ -5,6 +5,7 @@
 #include <sys/sysmacros.h>
 
 #include "flow_guest.h"
+#include "io.h"
 
 #define USER_END 0x7ffffffff000ull
 
@@ -75,15 +76,36 @@ static void split(const struct task *t, struct scan *s, object_scan_vec *objects
 	vec_free(&shared);
 }
 
-static struct shm_track *track_of(struct guest *g, uint32_t id)
+/* `fresh`: looked at for the first time; whatever the other side has under that id is void. */
+static struct shm_track *track_of(struct guest *g, uint32_t id, bool *fresh)
 {
+	*fresh = false;
 	vec_each(&g->shm, s)
 		if (shm_track_id(*s) == id)
 			return *s;
 	struct shm_track *t = shm_track_new(id);
 
+	*fresh = true;
 	vec_push(&g->shm, t);
 	return t;
+}
+
+/* Objects that the guest has let go of: their numbers may come again. */
+static void drop_tracks(struct guest *g, struct shm_object *const *seen, size_t n)
+{
+	size_t keep = 0;
+
+	for (size_t i = 0; i < g->shm.n; i++) {
+		bool found = false;
+
+		for (size_t k = 0; k < n; k++)
+			found |= seen[k]->id == shm_track_id(g->shm.at[i]);
+		if (found)
+			g->shm.at[keep++] = g->shm.at[i];
+		else
+			shm_track_free(g->shm.at[i]);
+	}
+	g->shm.n = keep;
 }
 
 static int scan_objects(struct guest *g, object_scan_vec *seen, guest_pages_vec *out,
@@ -92,6 +114,7 @@ static int scan_objects(struct guest *g, object_scan_vec *seen, guest_pages_vec 
 	size_t n;
 	struct shm_object *const *o = shm_seen_all(g->kinds, &n);
 
+	drop_tracks(g, o, n);
 	for (size_t i = 0; i < n; i++) {
 		struct object_scan *s = object_of(seen, o[i]->dev, o[i]->ino);
 		struct guest_pages *p = vec_new(out);
@@ -99,10 +122,12 @@ static int scan_objects(struct guest *g, object_scan_vec *seen, guest_pages_vec 
 		p->space.kind = PAGES_SHM;
 		p->space.id = o[i]->id;
 		p->space.fd = o[i]->fd;
-		int ret = shm_track_look(track_of(g, o[i]->id), o[i], &s->written, &s->unsure,
-					 &p->scan, e);
+		int ret = shm_track_look(track_of(g, o[i]->id, &p->fresh), o[i], &s->written,
+					 &s->unsure, &p->scan, e);
 		if (ret < 0)
 			return ret;
+		if (p->fresh)
+			prange_add(&p->scan.reset, 0, (o[i]->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1));
 	}
 	return 0;
 }

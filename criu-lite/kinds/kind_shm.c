@@ -94,7 +94,6 @@ static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st
 	o->fd = own;
 	o->memfd = memfd;
 	vec_push(&c->shm, (struct kind_shm_seen){ o, c->pass });
-	vec_push(&c->shm_list, o);
 	return o;
 }
 
@@ -118,6 +117,10 @@ struct shm_object *shm_seen(struct kind_dump *c, int fd, bool memfd, struct err 
 
 struct shm_object *const *shm_seen_all(struct kind_dump *c, size_t *n)
 {
+	c->shm_list.n = 0;
+	vec_each(&c->shm, s)
+		if (s->pass == c->pass)
+			vec_push(&c->shm_list, s->object);
 	*n = c->shm_list.n;
 	return c->shm_list.at;
 }
@@ -133,9 +136,7 @@ void kind_shm_begin_dump(struct kind_dump *c)
 		else
 			free_object(c->shm.at[i].object);
 	}
-	c->shm.n = c->shm_list.n = n;
-	for (size_t i = 0; i < n; i++)
-		c->shm_list.at[i] = c->shm.at[i].object;
+	c->shm.n = n;
 }
 
 void kind_shm_free_dump(struct kind_dump *c)

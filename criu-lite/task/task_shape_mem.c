@@ -25,6 +25,8 @@
 #define MADV_GUARD_INSTALL 102
 #endif
 
+#define MADV_POPULATE_WRITE_ 23
+
 #define SPECIAL (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)
 /* Two mappings with these in common can be one piece of memory. */
 #define BACKING_STATUS (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE | \
@@ -258,6 +260,12 @@ static void make(struct pump *p, const struct shape_vma *v, int fd)
 		flags &= ~(uint32_t)MAP_ANONYMOUS;
 	pump_call(p, "mmap", SYS_mmap, v->start, v->end - v->start, prot,
 		  flags | MAP_FIXED_NOREPLACE, fd, v->pgoff);
+	if (was_writable) {
+		/* one page written, if only for a moment: without it the kernel takes the
+		 * accounting back (6.7+) */
+		pump_call(p, "?madvise", SYS_madvise, v->start, PAGE_SIZE, MADV_POPULATE_WRITE_);
+		pump_call(p, "?madvise", SYS_madvise, v->start, PAGE_SIZE, MADV_DONTNEED);
+	}
 	if (prot != v->prot)
 		pump_call(p, "mprotect", SYS_mprotect, v->start, v->end - v->start, v->prot);
 	advise(p, v, 0);

@@ -116,9 +116,13 @@ static int children_of(pid_t pid, pid_vec *out, struct err *e)
 			err_clear(e);
 			continue;
 		}
-		int ret = proc_children_parse((char *)b.at, b.n, out, e);
+		pid_vec some = { 0 };
+		int ret = proc_children_parse((char *)b.at, b.n, &some, e);
 		if (ret < 0)
 			return ret;
+		vec_each(&some, child)
+			vec_push(out, *child);
+		vec_free(&some);
 	}
 	return 0;
 }
