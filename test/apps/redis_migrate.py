@@ -28,234 +28,225 @@ PORT = 9400
 
 
 class Failed(Exception):
-    pass
+  pass
 
 
 def say(text):
-    print(text, flush=True)
+  print(text, flush=True)
 
 
 def last_json(text, what):
-    try:
-        return json.loads(text.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        raise Failed("%s said nothing: %r" % (what, text[-300:]))
+  try:
+    return json.loads(text.strip().splitlines()[-1])
+  except (IndexError, ValueError):
+    raise Failed("%s said nothing: %r" % (what, text[-300:]))
 
 
 class Demo:
-    def __init__(self, args, net, directory):
-        self.args, self.dir = args, directory
-        self.a, self.b, self.c = net
-        self.where = self.a
-        self.pid = None
-        self.keys = 0
-        self.moves = []
-        self.flags = tool.options_of(args.tool, "migrate")
+  def __init__(self, args, net, directory):
+    self.args, self.dir = args, directory
+    self.a, self.b, self.c = net
+    self.where = self.a
+    self.pid = None
+    self.keys = 0
+    self.moves = []
 
-    def start_server(self, host, extra=()):
-        log = os.path.join(self.dir, "redis.log")
-        cmd = ["redis-server", "--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no",
-               "--save", "", "--dir", self.dir, "--logfile", log,
-               "--appendonly", "yes" if self.args.aof else "no"]
-        if self.args.io_threads > 1:
-            cmd += ["--io-threads", str(self.args.io_threads), "--io-threads-do-reads", "yes"]
-        guest = host.popen(cmd + list(extra), cwd=self.dir, stdout=log, stderr=subprocess.STDOUT)
-        hosts.wait_listening(host, 6379, 20)
-        return guest
+  def start_server(self, host, extra=()):
+    log = os.path.join(self.dir, "redis.log")
+    cmd = ["redis-server", "--port", "6379", "--bind", "0.0.0.0", "--protected-mode", "no",
+           "--save", "", "--dir", self.dir, "--logfile", log,
+           "--appendonly", "yes" if self.args.aof else "no"]
+    if self.args.io_threads > 1:
+      cmd += ["--io-threads", str(self.args.io_threads), "--io-threads-do-reads", "yes"]
+    guest = host.popen(cmd + list(extra), cwd=self.dir, stdout=log, stderr=subprocess.STDOUT)
+    hosts.wait_listening(host, 6379, 20)
+    return guest
 
-    def cli(self, *words, timeout=600):
-        done = self.where.run(["redis-cli", *words], timeout=timeout)
-        return done.stdout
+  def cli(self, *words, timeout=600):
+    done = self.where.run(["redis-cli", *words], timeout=timeout)
+    return done.stdout
 
-    def client(self, what, *more):
-        done = self.c.run(CLIENT + [what, "--addr", self.where.ip, *more], timeout=1800)
-        if not done.stdout:
-            raise Failed("%s: %s" % (what, done.stderr.strip()))
-        return last_json(done.stdout, what)
+  def client(self, what, *more):
+    done = self.c.run(CLIENT + [what, "--addr", self.where.ip, *more], timeout=1800)
+    if not done.stdout:
+      raise Failed("%s: %s" % (what, done.stderr.strip()))
+    return last_json(done.stdout, what)
 
-    def server_id(self):
-        info = dict(line.split(":", 1) for line in self.cli("info", "server").splitlines()
-                    if ":" in line)
-        return int(info["process_id"]), info["run_id"]
+  def server_id(self):
+    info = dict(line.split(":", 1) for line in self.cli("info", "server").splitlines()
+                if ":" in line)
+    return int(info["process_id"]), info["run_id"]
 
-    def start(self):
-        guest = self.start_server(self.a)
-        self.pid = guest.pid_inside
-        size = int(self.args.size * (1 << 30))
-        begin = time.monotonic()
-        filled = self.client("fill", "--bytes", str(size))
-        self.keys = filled["keys"]
-        say("redis-server, pid %d on %s: %d keys, %d MiB, filled in %.1f s"
-            % (self.pid, self.a.name, self.keys, filled["bytes"] >> 20,
-               time.monotonic() - begin))
-        self.ident = self.server_id()
-        conns = "8" if self.args.io_threads > 1 else "4"
-        self.log = os.path.join(self.dir, "client.log")
-        self.hammer = self.c.popen(
-            CLIENT + ["hammer", "--addr", self.a.ip, "--addr", self.b.ip, "--conns", conns,
-                      "--keys", str(self.keys), "--log", self.log],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        time.sleep(1)
-        if self.hammer.poll() is not None:
-            raise Failed("the client does not run: " + self.hammer.communicate()[1])
+  def start(self):
+    guest = self.start_server(self.a)
+    self.pid = guest.pid_inside
+    size = int(self.args.size * (1 << 30))
+    begin = time.monotonic()
+    filled = self.client("fill", "--bytes", str(size))
+    self.keys = filled["keys"]
+    say("redis-server, pid %d on %s: %d keys, %d MiB, filled in %.1f s"
+        % (self.pid, self.a.name, self.keys, filled["bytes"] >> 20,
+           time.monotonic() - begin))
+    self.ident = self.server_id()
+    conns = "8" if self.args.io_threads > 1 else "4"
+    self.log = os.path.join(self.dir, "client.log")
+    self.hammer = self.c.popen(
+        CLIENT + ["hammer", "--addr", self.a.ip, "--addr", self.b.ip, "--conns", conns,
+                  "--keys", str(self.keys), "--log", self.log],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    if self.hammer.poll() is not None:
+      raise Failed("the client does not run: " + self.hammer.communicate()[1])
 
-    def move(self, src, dst):
-        """One migration, with the target's `receive` started and ended."""
-        name = "%s-%d" % (dst.name, len(self.moves))
-        rlog, mlog = (os.path.join(self.dir, "%s-%s.log" % (name, w)) for w in ("recv", "send"))
-        target = "%s:%d" % (dst.ip, PORT)
-        receive = dst.popen([self.args.tool, "receive", "--listen", target, "--once"]
-                            + self.args.receive_opt, stdout=rlog, stderr=subprocess.STDOUT)
-        try:
-            hosts.wait_listening(dst, PORT)
-        except TimeoutError:
-            raise Failed("receive does not listen:\n" + open(rlog).read())
-        cmd = [self.args.tool, "migrate", "-t", str(self.pid), "tcp://" + target]
-        if "--tcp-close" in self.flags:
-            cmd.append("--tcp-close")
-        before = src.bytes()[1]
-        begin = time.monotonic()
-        done = src.run(cmd + self.args.migrate_opt, timeout=600, stderr=subprocess.STDOUT)
-        end = time.monotonic()
-        with open(mlog, "w") as f:
-            f.write(done.stdout)
-        if done.returncode:
-            raise Failed("migrate to %s exited %d:\n%s\nreceive said:\n%s" % (
-                dst.name, done.returncode, done.stdout, open(rlog).read()[-3000:]))
-        if receive.wait(20):
-            raise Failed("receive --once exited %d:\n%s"
-                         % (receive.returncode, open(rlog).read()[-3000:]))
-        self.where = dst
-        if src.alive(self.pid):
-            raise Failed("the source still runs on " + src.name)
-        if not dst.alive(self.pid):
-            raise Failed("no pid %d on %s" % (self.pid, dst.name))
-        got = tool.summary(done.stdout)
-        got.update(way="%s > %s" % (src.name, dst.name), begin=begin, end=end,
-                   wire=src.bytes()[1] - before, text=done.stdout)
-        if got["total"] is None:
-            got["total"] = end - begin
-        time.sleep(self.args.settle)
-        if self.server_id() != self.ident:
-            raise Failed("another server answers: %s, was %s" % (self.server_id(), self.ident))
-        self.moves.append(got)
-        say("%s: moved in %.1f s" % (got["way"], got["total"]))
+  def move(self, src, dst):
+    """One migration, with the target's `receive` started and ended."""
+    name = "%s-%d" % (dst.name, len(self.moves))
+    rlog, mlog = (os.path.join(self.dir, "%s-%s.log" % (name, w)) for w in ("recv", "send"))
+    target = "%s:%d" % (dst.ip, PORT)
+    receive = dst.popen([self.args.tool, "receive", "--listen", target, "--once"]
+                        + self.args.receive_opt, stdout=rlog, stderr=subprocess.STDOUT)
+    try:
+      hosts.wait_listening(dst, PORT)
+    except TimeoutError:
+      raise Failed("receive does not listen:\n" + open(rlog).read())
+    cmd = [self.args.tool, "migrate", "-t", str(self.pid), "tcp://" + target, "--json",
+           "--tcp-close"]
+    begin = time.monotonic()
+    done = src.run(cmd + self.args.migrate_opt, timeout=600, stderr=subprocess.STDOUT)
+    end = time.monotonic()
+    with open(mlog, "w") as f:
+      f.write(done.stdout)
+    if done.returncode:
+      raise Failed("migrate to %s exited %d:\n%s\nreceive said:\n%s" % (
+          dst.name, done.returncode, done.stdout, open(rlog).read()[-3000:]))
+    if receive.wait(20):
+      raise Failed("receive --once exited %d:\n%s"
+                   % (receive.returncode, open(rlog).read()[-3000:]))
+    self.where = dst
+    if src.alive(self.pid):
+      raise Failed("the source still runs on " + src.name)
+    if not dst.alive(self.pid):
+      raise Failed("no pid %d on %s" % (self.pid, dst.name))
+    got = tool.summary(done.stdout)
+    got.update(way="%s > %s" % (src.name, dst.name), begin=begin, end=end)
+    time.sleep(self.args.settle)
+    if self.server_id() != self.ident:
+      raise Failed("another server answers: %s, was %s" % (self.server_id(), self.ident))
+    self.moves.append(got)
+    say("%s: moved in %.1f s" % (got["way"], got["total"]))
 
-    def finish(self):
-        """Everything is read back; returns (hammer's result, verify's result)."""
-        self.hammer.send_signal(signal.SIGTERM)
-        try:
-            out, err = self.hammer.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            raise Failed("the client does not end")
-        if not out:
-            raise Failed("the client died: " + err)
-        sys.stderr.write(err)
-        live = last_json(out, "the client")
-        say("reading back all %d keys" % self.keys)
-        full = self.client("verify", "--keys", str(self.keys))
-        if self.args.aof:
-            self.reload_aof(full)
-        return live, full
+  def finish(self):
+    """Everything is read back; returns (hammer's result, verify's result)."""
+    self.hammer.send_signal(signal.SIGTERM)
+    try:
+      out, err = self.hammer.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+      raise Failed("the client does not end")
+    if not out:
+      raise Failed("the client died: " + err)
+    sys.stderr.write(err)
+    live = last_json(out, "the client")
+    say("reading back all %d keys" % self.keys)
+    full = self.client("verify", "--keys", str(self.keys))
+    if self.args.aof:
+      self.reload_aof(full)
+    return live, full
 
-    def reload_aof(self, full):
-        """What the moved server wrote to its file must make the same server again."""
-        self.cli("shutdown")
-        hosts.wait_for(lambda: not self.where.alive(self.pid), 60)
-        self.start_server(self.where)
-        hosts.wait_for(lambda: "PONG" in self.cli("ping"), 300, 0.2)
-        again = self.client("verify", "--keys", str(self.keys))
-        say("started again from its append-only file: %d keys" % again["dbsize"])
-        full["lost"] += again["lost"] + abs(full["dbsize"] - again["dbsize"])
-        full["wrong"] += again["wrong"]
+  def reload_aof(self, full):
+    """What the moved server wrote to its file must make the same server again."""
+    self.cli("shutdown")
+    hosts.wait_for(lambda: not self.where.alive(self.pid), 60)
+    self.start_server(self.where)
+    hosts.wait_for(lambda: "PONG" in self.cli("ping"), 300, 0.2)
+    again = self.client("verify", "--keys", str(self.keys))
+    say("started again from its append-only file: %d keys" % again["dbsize"])
+    full["lost"] += again["lost"] + abs(full["dbsize"] - again["dbsize"])
+    full["wrong"] += again["wrong"]
 
-    def pause(self, move):
-        """The longest time without a reply that touches this move."""
-        longest = 0.0
-        with open(self.log) as f:
-            for line in f:
-                gap = json.loads(line)
-                if "conn" in gap and gap["from"] <= move["end"] + self.args.settle \
-                        and gap["to"] >= move["begin"]:
-                    longest = max(longest, gap["to"] - gap["from"])
-        return longest
+  def pause(self, move):
+    """The longest time without a reply that touches this move."""
+    longest = 0.0
+    with open(self.log) as f:
+      for line in f:
+        gap = json.loads(line)
+        if "conn" in gap and gap["from"] <= move["end"] + self.args.settle \
+                and gap["to"] >= move["begin"]:
+          longest = max(longest, gap["to"] - gap["from"])
+    return longest
 
-    def table(self):
-        def ms(seconds):
-            return "-" if seconds is None else "%.1f ms" % (seconds * 1e3)
-        rows = [("move", "rounds", "sent", "total", "downtime", "longest client pause")]
-        for m in self.moves:
-            sent = m["bytes"] if m["bytes"] is not None else m["wire"]
-            rows.append((m["way"], str(m["rounds"] if m["rounds"] is not None else "-"),
-                         "%.0f MiB" % (sent / (1 << 20)), "%.2f s" % m["total"],
-                         ms(m["downtime"]), ms(self.pause(m))))
-        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        say("")
-        for r in rows:
-            say("  ".join(w.ljust(n) if i == 0 else w.rjust(n)
-                          for i, (w, n) in enumerate(zip(r, widths))))
+  def table(self):
+    rows = [("move", "rounds", "sent", "total", "downtime", "longest client pause")]
+    for m in self.moves:
+      rows.append((m["way"], str(m["rounds"]), "%.0f MiB" % (m["bytes"] / (1 << 20)),
+                   "%.2f s" % m["total"], "%.1f ms" % (m["downtime"] * 1e3),
+                   "%.1f ms" % (self.pause(m) * 1e3)))
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    say("")
+    for r in rows:
+      say("  ".join(w.ljust(n) if i == 0 else w.rjust(n)
+                    for i, (w, n) in enumerate(zip(r, widths))))
 
 
 def enough_memory(size):
-    """The pages are on both hosts for a while, and the client's buffers come on top."""
-    with open("/proc/meminfo") as f:
-        free = next(int(line.split()[1]) << 10 for line in f if line.startswith("MemAvailable"))
-    need = int(size * (1 << 30) * 2.6) + (300 << 20)
-    if free < need:
-        raise Failed("%d MiB of memory are available, %d are needed; use a smaller --size"
-                     % (free >> 20, need >> 20))
+  """The pages are on both hosts for a while, and the client's buffers come on top."""
+  with open("/proc/meminfo") as f:
+    free = next(int(line.split()[1]) << 10 for line in f if line.startswith("MemAvailable"))
+  need = int(size * (1 << 30) * 2.6) + (300 << 20)
+  if free < need:
+    raise Failed("%d MiB of memory are available, %d are needed; use a smaller --size"
+                 % (free >> 20, need >> 20))
 
 
 def run(args):
-    begin = time.monotonic()
-    enough_memory(args.size)
-    directory = tempfile.mkdtemp(prefix="criu-lite-redis-")
-    ok = False
-    try:
-        with hosts.Hosts(3, names=["hosta", "hostb", "client"]) as net:
-            demo = Demo(args, net, directory)
-            demo.start()
-            for _ in range(args.rounds):
-                demo.move(demo.a, demo.b)
-                demo.move(demo.b, demo.a)
-            live, full = demo.finish()
-            demo.table()
-        say("")
-        say("client: %d commands, %d writes acknowledged, %d reconnects"
-            % (live["ops"], live["writes"], live["reconnects"]))
-        lost, wrong = live["lost"] + full["lost"], live["wrong"] + full["wrong"]
-        say("values: %d of the fill and %d of the client read back: %d lost, %d wrong (%.0f s)"
-            % (full["keys"], live["live_keys"], lost, wrong, time.monotonic() - begin))
-        ok = not lost and not wrong
-    finally:
-        if ok or not args.keep:
-            shutil.rmtree(directory, ignore_errors=True)
-        else:
-            say("logs are in " + directory)
-    return 0 if ok else 1
+  begin = time.monotonic()
+  enough_memory(args.size)
+  directory = tempfile.mkdtemp(prefix="criu-lite-redis-")
+  ok = False
+  try:
+    with hosts.Hosts(3, names=["hosta", "hostb", "client"]) as net:
+      demo = Demo(args, net, directory)
+      demo.start()
+      for _ in range(args.rounds):
+        demo.move(demo.a, demo.b)
+        demo.move(demo.b, demo.a)
+      live, full = demo.finish()
+      demo.table()
+    say("")
+    say("client: %d commands, %d writes acknowledged, %d reconnects"
+        % (live["ops"], live["writes"], live["reconnects"]))
+    lost, wrong = live["lost"] + full["lost"], live["wrong"] + full["wrong"]
+    say("values: %d of the fill and %d of the client read back: %d lost, %d wrong (%.0f s)"
+        % (full["keys"], live["live_keys"], lost, wrong, time.monotonic() - begin))
+    ok = not lost and not wrong
+  finally:
+    if ok or not args.keep:
+      shutil.rmtree(directory, ignore_errors=True)
+    else:
+      say("logs are in " + directory)
+  return 0 if ok else 1
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--aof", action="store_true", help="with appendonly yes")
-    p.add_argument("--io-threads", type=int, default=1, metavar="N")
-    p.add_argument("--size", type=float, default=1.0, metavar="GIB", help="data (default 1)")
-    p.add_argument("--rounds", type=int, default=1, metavar="N", help="there and back N times")
-    p.add_argument("--settle", type=float, default=1.0, metavar="S", help="time between moves")
-    p.add_argument("--tool", metavar="PATH", help="the criu-lite to use")
-    p.add_argument("--keep", action="store_true", help="keep the logs of a failure")
-    p.add_argument("--migrate-opt", action="append", default=[], metavar="OPT")
-    p.add_argument("--receive-opt", action="append", default=[], metavar="OPT")
-    args = p.parse_args()
-    args.tool = tool.find_tool(args.tool)
-    if os.geteuid():
-        p.exit(1, "root is needed\n")
-    try:
-        return run(args)
-    except Failed as e:
-        sys.stderr.write("failed: %s\n" % e)
-        return 1
+  p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  p.add_argument("--aof", action="store_true", help="with appendonly yes")
+  p.add_argument("--io-threads", type=int, default=1, metavar="N")
+  p.add_argument("--size", type=float, default=1.0, metavar="GIB", help="data (default 1)")
+  p.add_argument("--rounds", type=int, default=1, metavar="N", help="there and back N times")
+  p.add_argument("--settle", type=float, default=1.0, metavar="S", help="time between moves")
+  p.add_argument("--tool", metavar="PATH", help="the criu-lite to use")
+  p.add_argument("--keep", action="store_true", help="keep the logs of a failure")
+  p.add_argument("--migrate-opt", action="append", default=[], metavar="OPT")
+  p.add_argument("--receive-opt", action="append", default=[], metavar="OPT")
+  args = p.parse_args()
+  args.tool = tool.find_tool(args.tool)
+  if os.geteuid():
+    p.exit(1, "root is needed\n")
+  try:
+    return run(args)
+  except Failed as e:
+    sys.stderr.write("failed: %s\n" % e)
+    return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+  sys.exit(main())
