@@ -109,10 +109,10 @@ class Demo:
       hosts.wait_listening(dst, PORT)
     except TimeoutError:
       raise Failed("receive does not listen:\n" + open(rlog).read())
-    cmd = [self.args.tool, "migrate", "-t", str(self.pid), "tcp://" + target, "--json",
-           "--tcp-close"]
+    cmd = [self.args.tool, "migrate", "-t", str(self.pid), "--json", "--tcp-close"]
     begin = time.monotonic()
-    done = src.run(cmd + self.args.migrate_opt, timeout=600, stderr=subprocess.STDOUT)
+    done = src.run(cmd + self.args.migrate_opt + ["tcp://" + target], timeout=600,
+                   stderr=subprocess.STDOUT)
     end = time.monotonic()
     with open(mlog, "w") as f:
       f.write(done.stdout)
