@@ -39,6 +39,7 @@ class Guest:
     self.host = host
     self.state = tempfile.mkdtemp(prefix="state.", dir=bench.dir)
     os.chmod(self.state, 0o777)
+    os.mkdir(os.path.join(self.state, "own"))
     self.program = binary or bench.victim(program)
     log = os.path.join(self.state, "log")
     self.proc = host.popen([self.program, self.state, *args], stdout=log,

@@ -65,6 +65,8 @@ NOT_FOR = {
   "signals": ("dump-leave-stopped",),
   "restart": ("dump-leave-stopped",),
 }
+# Use DIR/own.
+PRIVATE = ("pipes", "unix")
 # These look at how long they stood still: it must not be a time that hides what they look for.
 SETTLE = {"restart": 1.6}
 
@@ -88,6 +90,13 @@ class Case:
     os.chmod(self.dir, 0o755)
     # Some victims give up root before they write their result.
     os.chmod(self.state, 0o777)
+    # Sockets and FIFOs are objects of the kernel, and the two hosts have the same: each gets
+    # a file system of its own for their names.
+    os.mkdir(os.path.join(self.state, "own"), 0o755)
+    if name in PRIVATE:
+      for host in pair:
+        host.run(["mount", "-t", "tmpfs", "none", os.path.join(self.state, "own")], check=True)
+      self.b.run(["mkfifo", "-m", "600", os.path.join(self.state, "own/fifo")], check=True)
     self.cmd = [os.path.join(opts.victims_dir, "victim_" + program), self.state]
     self.cmd += [a.format(n=n) for a in args]
     self.extra, self.note, self.master = [], "", None
@@ -241,7 +250,7 @@ class Case:
         hosts.wait_listening(target, PORT)
       except TimeoutError:
         raise Failed("receive does not listen: " + open(log).read()[-500:])
-      out = self.run_tool(source, "migrate", "-t", self.pid, "tcp://%s:%d" % (target.ip, PORT))
+      out = self.run_tool(source, "migrate", "--json", "-t", self.pid, "tcp://%s:%d" % (target.ip, PORT))
       try:
         if receiver.wait(10):
           raise Failed("receive: exit %d: %s" % (receiver.returncode, open(log).read()[-500:]))
@@ -301,6 +310,9 @@ class Case:
       if self.master is not None:
         os.close(self.master)
         os.close(self.slave)
+      if self.name in PRIVATE:
+        for host in (self.a, self.b):
+          host.run(["umount", "-l", os.path.join(self.state, "own")])
 
 
 class Worker(threading.local):

@@ -36,7 +36,7 @@ static void file_is(int fd, unsigned int pages, uint64_t seed, const char *name)
 
 int main(int argc, char **argv)
 {
-	char buf[8], c;
+	char name[32], buf[8], c;
 	unsigned int i;
 	int fd;
 
@@ -53,7 +53,11 @@ int main(int argc, char **argv)
 	replaced = v_file("replaced", 0, 2, 300);
 	SYS(unlink(v_path("replaced")));
 	close(v_file("replaced", 0, 1, 400));
-	tmpfile_fd = SYS(open(v_path("."), O_TMPFILE | O_RDWR, 0600));
+	fd = SYS(open(v_path("."), O_TMPFILE | O_RDWR, 0600));
+	/* Without the flag: a file made again is opened in another way. */
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	tmpfile_fd = SYS(open(name, O_RDWR));
+	close(fd);
 	CHECK(write(tmpfile_fd, "nameless", 8) == 8, "write");
 	fd = v_file("mapped", 0, PAGES, 500);
 	mapped = v_map(PAGES * V_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -64,14 +64,13 @@ static void expect_nothing(int fd, const char *name)
 
 static void make_pairs(void)
 {
-	int one = 1, size = 30000;
+	int size = 30000;
 
 	SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, stream));
 	send_text(stream[0], "one way");
 	send_text(stream[1], "and ");
 	send_text(stream[1], "back");
 	SYS(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, dgram));
-	SYS(setsockopt(dgram[1], SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)));
 	SYS(setsockopt(dgram[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)));
 	send_text(dgram[0], "first");
 	send_text(dgram[0], "");
@@ -89,8 +88,10 @@ static void make_pairs(void)
 
 static void make_named(void)
 {
+	int one = 1;
+
 	/* Short and relative: a name is at most 107 bytes long. */
-	SYS(chdir(v_path(".")));
+	SYS(chdir(v_path("own")));
 	strcpy(named.sun_path, "listener");
 	strcpy(inbox.sun_path, "inbox");
 	hidden_len = offsetof(struct sockaddr_un, sun_path) + 1 +
@@ -102,6 +103,7 @@ static void make_named(void)
 	SYS(bind(abstract, (void *)&hidden, hidden_len));
 	SYS(listen(abstract, 3));
 	bound = SYS(socket(AF_UNIX, SOCK_DGRAM, 0));
+	SYS(setsockopt(bound, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)));
 	SYS(bind(bound, (void *)&inbox, sizeof(inbox)));
 }
 

@@ -145,6 +145,9 @@ static void note_link(const char *path)
 	/* Numbers of sockets and pipes are not part of a process's state. */
 	if (!strncmp(to, "socket:[", 8) || !strncmp(to, "pipe:[", 6))
 		*strchr(to, '[') = 0;
+	/* Nor is the last name of a file that has none: another file may have it now. */
+	if (strstr(to, " (deleted)") && strncmp(to, "/memfd:", 7))
+		strcpy(strrchr(to, '/') + 1, "(deleted)");
 	v_note("%s -> %s", path, to);
 }
 

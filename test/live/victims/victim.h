@@ -8,6 +8,8 @@
  * which writes "ok" to DIR/result. A wrong value found at any time ends it by v_fail(), from any of
  * its processes and threads; the first result written stays.
  *
+ * In DIR/own are names of the kernel's objects: FIFOs and sockets. Each host has its own there.
+ *
  * What can be seen of a process in /proc (ids, capabilities, limits, fds, mm fields, threads) is
  * noted by v_ready() and compared by v_ok(), in every victim.
  */
