@@ -13,6 +13,8 @@
 #include "log.h"
 #include "pipe-data.pb-c.h"
 
+typedef VEC(const struct img_record *) record_vec;
+
 static void put_record(struct kind_dump *c, enum img_type type, uint32_t pipe_id, int size,
 		       const void *p, size_t n)
 {
@@ -96,11 +98,52 @@ static int write_record(int wr, const struct img_record *rec, struct err *e)
 	return ret ? err_set(e, -ret, "write") : 0;
 }
 
+/* Does the pipe hold just these records? */
+static int holds(int wr, int size, const record_vec *want, bool *same, struct err *e)
+{
+	_cleanup_close_ int rd = kind_reopen(wr, O_RDONLY | O_NONBLOCK);
+	_cleanup_free_ uint8_t *buf = xmalloc((size_t)size);
+	int copy[2] = { -1, -1 };
+
+	if (rd < 0)
+		return err_set(e, -rd, "reading end");
+	int ret = peek(rd, size, copy, e);
+	*same = true;
+	vec_each(want, rec) {
+		uint32_t len = (*rec)->extra_len;
+		ssize_t n = ret ? -1 : read(copy[0], buf, (size_t)size);
+
+		*same &= n == (ssize_t)len && !memcmp(buf, (*rec)->extra, len);
+	}
+	*same &= !ret && read(copy[0], buf, 1) < 0;
+	cleanup_close(&copy[0]);
+	cleanup_close(&copy[1]);
+	return ret;
+}
+
+/* A FIFO may be the very same as that of the source, which stands still on this kernel: then
+ * everything is there. */
+static int there_already(int wr, const record_vec *want, struct err *e)
+{
+	int bytes = 0, size = fcntl(wr, F_GETPIPE_SZ);
+	bool same = false;
+
+	if (size <= 0 || ioctl(wr, FIONREAD, &bytes) < 0)
+		return err_set(e, errno, "contents of the pipe");
+	if (!bytes)
+		return 0;
+	int ret = holds(wr, size, want, &same, e);
+	if (ret || same)
+		return ret ? ret : 1;
+	err_say(e, EBUSY, "holds %d other bytes already", bytes);
+	return err_remedy(e, "stop the program that uses this FIFO here");
+}
+
 int kind_pipedata_restore(struct kind_restore *c, enum img_type type, uint32_t pipe_id, int wr,
 			  bool packets, struct err *e)
 {
 	const struct img_set *set = kind_restore_set(c);
-	VEC(const struct img_record *) mine = { 0 };
+	record_vec mine = { 0 };
 	size_t n = img_count(set, type, 0);
 	uint32_t size = 0;
 	int ret = 0;
@@ -118,10 +161,12 @@ int kind_pipedata_restore(struct kind_restore *c, enum img_type type, uint32_t p
 	}
 	if (!ret)
 		ret = set_size(wr, size, e);
+	if (!ret)
+		ret = there_already(wr, &mine, e);
 	if (!ret && mine.n)
 		ret = kind_set_flags(wr, O_NONBLOCK | (packets || mine.n > 1 ? O_DIRECT : 0), e);
 	for (size_t i = 0; !ret && i < mine.n; i++)
 		ret = write_record(wr, mine.at[i], e);
 	vec_free(&mine);
-	return ret;
+	return ret < 0 ? ret : 0;
 }

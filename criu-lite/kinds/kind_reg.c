@@ -148,6 +148,26 @@ int kind_reg_verify(struct kind_restore *c, const RegFileEntry *r, struct err *e
 	return kind_ident_verify(r, fd, false, e);
 }
 
+/* A link of /proc cannot be opened with O_NOFOLLOW, the file itself can: by its name, if that still
+ * leads to what was looked at. Where it does not (the name is gone) only the flag is lost. */
+static int open_again(const RegFileEntry *r, int path, uint32_t flags)
+{
+	struct stat st, want;
+
+	if (!(flags & O_NOFOLLOW))
+		return kind_reopen(path, (int)flags);
+	if (fstat(path, &want) == 0 && lstat(r->name, &st) == 0 && st.st_dev == want.st_dev &&
+	    st.st_ino == want.st_ino) {
+		_cleanup_close_ int fd = open(r->name, (int)flags | O_CLOEXEC | O_NOCTTY);
+
+		if (fd < 0)
+			return -errno;
+		if (fstat(fd, &st) == 0 && st.st_dev == want.st_dev && st.st_ino == want.st_ino)
+			return steal_fd(fd);
+	}
+	return kind_reopen(path, (int)(flags & ~(uint32_t)O_NOFOLLOW));
+}
+
 int kind_reg_open(struct kind_restore *c, const RegFileEntry *r, struct err *e)
 {
 	uint32_t drop = O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_ASYNC | O_TMPFILE_BIT;
@@ -161,7 +181,7 @@ int kind_reg_open(struct kind_restore *c, const RegFileEntry *r, struct err *e)
 		return steal_fd(path);
 	/* Never waits, whatever the file turns out to be. */
 	uint32_t flags = (r->flags & ~drop) | (r->flags & O_PATH ? 0 : O_NONBLOCK);
-	_cleanup_close_ int fd = kind_reopen(path, (int)flags);
+	_cleanup_close_ int fd = open_again(r, path, flags);
 	if (fd < 0)
 		return err_set(e, -fd, "%s: open with flags 0%o", r->name, r->flags);
 	if (r->flags & O_PATH)

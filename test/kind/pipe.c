@@ -192,6 +192,28 @@ static void fifo_missing(void **state)
 	close(rd);
 }
 
+/* The source stands still on the same kernel and holds the same FIFO. */
+static void fifo_shared(void **state)
+{
+	struct trip t = { 0 };
+	_cleanup_free_ char *path = xasprintf("%s/shared", (char *)*state);
+
+	assert_return_code(mkfifo(path, 0600), errno);
+	int rw = open(path, O_RDWR | O_NONBLOCK);
+	assert_int_equal(write(rw, "once", 4), 4);
+	carry(&t, &rw, 1);
+	int fd = trip_fd(&t, rw);
+	assert_ok(&t, fd);
+	assert_reads(fd, "once");
+	assert_true(read(rw, &(char){ 0 }, 1) < 0);
+	assert_int_equal(write(rw, "other", 5), 5);
+	assert_ok(&t, kind_restore_begin(t.r, t.set, &t.e));
+	assert_true(trip_fd(&t, rw) < 0);
+	assert_says(&t, "holds 5 other bytes");
+	trip_end(&t);
+	close(rw);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -201,6 +223,7 @@ int main(void)
 		cmocka_unit_test(outside),
 		cmocka_unit_test(fifo),
 		cmocka_unit_test(fifo_missing),
+		cmocka_unit_test(fifo_shared),
 	};
 
 	return cmocka_run_group_tests(tests, enter_dir, leave_dir);

@@ -27,7 +27,7 @@ static void offset_and_flags(void **state)
 	in_dir(state, "f", path);
 	write_file(path, "0123456789");
 	int a = open(path, O_RDWR | O_APPEND | O_NONBLOCK);
-	int b = open(path, O_RDONLY);
+	int b = open(path, O_RDONLY | O_NOFOLLOW | O_SYNC);
 	assert_int_equal(lseek(a, 4, SEEK_SET), 4);
 	assert_int_equal(fcntl(a, F_SETOWN, getpid()), 0);
 	assert_int_equal(fcntl(a, F_SETSIG, SIGUSR1), 0);
