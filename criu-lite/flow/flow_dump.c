@@ -120,10 +120,12 @@ static int claim(struct dump *d, struct err *e)
 		vec_each(&d->guest.mm, m)
 			if (m->pid == tracker_pid(t[i]))
 				mine = m;
-		if (mine)
+		if (mine) {
 			mine->tracker = t[i];
-		else
+			mine->fresh = false;
+		} else {
 			tracker_free(t[i]);
+		}
 	}
 	free(t);
 	return ret;
@@ -217,8 +219,8 @@ static void let_go(struct dump *d)
 	}
 	if (d->o->leave_stopped)
 		vec_each(&g->tree.task, t)
-			if ((*t)->state != TASK_DEAD)
-				kill((*t)->pid, SIGSTOP);
+			if ((*t)->remote)
+				remote_leave_stopped((*t)->remote);
 	task_tree_thaw(&g->tree);
 }
 
@@ -281,7 +283,7 @@ static int keep_trackers(struct dump *d, struct err *e)
 	vec_each(&d->guest.mm, m)
 		if (m->tracker)
 			vec_push(&t, m->tracker);
-	int ret = tracker_park(t.at, t.n, d->o->pid, cookie, e);
+	int ret = t.n ? tracker_park(t.at, t.n, d->o->pid, cookie, e) : 0;
 	vec_free(&t);
 	return ret;
 }

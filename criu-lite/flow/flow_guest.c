@@ -3,6 +3,7 @@
 #include "flow_guest.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 #include <time.h>
@@ -125,7 +126,8 @@ void guest_match(struct guest *g)
 
 	for (size_t i = 0; i < g->tree.task.n; i++) {
 		struct task *t = g->tree.task.at[i];
-		struct guest_mm m = { .task = t, .pid = t->pid, .start_time = t->start_time };
+		struct guest_mm m = { .task = t, .pid = t->pid, .start_time = t->start_time,
+				      .fresh = true };
 
 		if (!first_with_mm(&g->tree, i))
 			continue;
@@ -154,21 +156,27 @@ static int start_tracker(struct guest_mm *m, enum tracker_kind k, struct err *e)
 		ret = tracker_start(&m->tracker, k, m->task->remote, e);
 	if (!held)
 		remote_release(steal_ptr(m->task->remote));
-	m->fresh = true;
 	return ret < 0 ? err_in(e, "pid %d (%s)", m->pid, m->task->comm) : 0;
+}
+
+/* A task of a running guest that is not there any more; the next look at the tree tells why. */
+static bool has_gone(const struct guest_mm *m, int ret)
+{
+	return m->task->ppid && (ret == -ESRCH || ret == -ENOENT) && kill(m->pid, 0) < 0;
 }
 
 int guest_track(struct guest *g, enum tracker_kind k, struct err *e)
 {
 	guest_match(g);
 	g->tracker = k;
-	for (size_t i = 0; i < g->mm.n; i++) {
-		int ret = g->mm.at[i].tracker ? 0 : start_tracker(&g->mm.at[i], k, e);
+	vec_each(&g->mm, m) {
+		int ret = m->tracker ? 0 : start_tracker(m, k, e);
 
-		if (ret == -ESRCH && i > 0)
-			return err_say(e, EAGAIN, "a task has gone");
-		if (ret < 0)
+		m->gone = ret < 0 && has_gone(m, ret);
+		if (ret < 0 && !m->gone)
 			return ret;
+		if (m->gone)
+			err_clear(e);
 	}
 	return 0;
 }
@@ -186,11 +194,7 @@ static int look_live(struct guest *g, struct err *e)
 
 		if (t->state == TASK_DEAD)
 			continue;
-		ret = task_mm_look(t, e);
-		if (ret == -ESRCH || ret == -ENOENT)
-			return i ? err_say(e, EAGAIN, "a task has gone")
-				 : err_say(e, ESRCH, "the guest (pid %d) has exited", t->pid);
-		if (ret < 0 || (ret = task_mm_check(t, e)) < 0)
+		if ((ret = task_mm_look(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0)
 			return ret;
 	}
 	return 0;
@@ -211,6 +215,17 @@ static int put_all(struct guest *g, bool frozen, struct img_set *set, struct err
 	return 0;
 }
 
+static bool root_lives(const struct guest *g)
+{
+	struct tree t = { 0 };
+	struct err ignored = ERR_INIT;
+	bool lives = task_tree_scan(&t, g->o->pid, &ignored) == 0 &&
+		     t.task.at[0]->start_time == g->tree.task.at[0]->start_time;
+
+	task_tree_free(&t);
+	return lives;
+}
+
 static void drop_all(struct img_set *set)
 {
 	enum img_type type;
@@ -220,6 +235,9 @@ static void drop_all(struct img_set *set)
 		img_drop(set, type, id);
 }
 
+/* Mappings and tasks come and go under our eyes. */
+#define LOOKS_MAX 50
+
 int guest_skeleton(struct guest *g, struct img_set *set, struct err *e)
 {
 	for (int tries = 0;; tries++) {
@@ -227,11 +245,12 @@ int guest_skeleton(struct guest *g, struct img_set *set, struct err *e)
 
 		if (ret == 0)
 			ret = put_all(g, false, set, e);
-		if (ret == 0 || ret == -ESRCH || tries == 20)
+		if (ret == 0)
+			return 0;
+		if ((ret != -ESRCH && ret != -EAGAIN && ret != -ENOENT) || tries == LOOKS_MAX)
 			return ret;
-		/* mappings and tasks come and go under our eyes: once more, unless it is a refusal */
-		if (ret != -EAGAIN && ret != -ENOENT)
-			return ret;
+		if (!root_lives(g))
+			return err_say(e, ESRCH, "the guest (pid %d) has exited", g->o->pid);
 		err_clear(e);
 		drop_all(set);
 	}
@@ -319,6 +338,7 @@ int guest_capture(struct guest *g, struct img_set *set, struct err *e)
 {
 	int ret;
 
+	guest_match(g);
 	for (size_t i = 0; i < g->tree.task.n; i++) {
 		struct task *t = g->tree.task.at[i];
 

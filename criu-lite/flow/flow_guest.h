@@ -12,7 +12,8 @@ struct guest_mm {
 	struct tracker *tracker;     /* NULL: none (plain dump) */
 	pid_t pid;
 	uint64_t start_time;
-	bool fresh;                  /* tracker just begun: the other side holds nothing valid */
+	bool fresh;                  /* not sent yet: the other side holds nothing valid */
+	bool gone;                   /* exited under our eyes */
 };
 
 /* What one space has to give in a round. */
@@ -32,6 +33,7 @@ struct guest {
 	enum tracker_kind tracker;   /* in use */
 	VEC(struct shm_track *) shm;
 	void *descriptions;          /* flow_fds.c */
+	int64_t last_pid;            /* of this host, at the last scan: were there forks? */
 };
 
 /* Reads the tree and refuses what cannot be done, before anything is touched: not root, no such

@@ -301,8 +301,6 @@ static int fill_task(struct landing *l, size_t i, struct err *e)
 		ret = shape_fs(t, l->kinds, l->set, e);
 	if (ret == 0 && t->tids.n > 1)
 		ret = remote_shell_threads(t->remote, t->tids.at + 1, t->tids.n - 1, e);
-	if (ret == 0 && first_of(l, i, files_id))
-		ret = fill_fds(l, t, e);
 	return ret < 0 ? err_in(e, "task %d", t->pid) : 0;
 }
 
@@ -312,6 +310,13 @@ int landing_fill(struct landing *l, struct err *e)
 
 	for (size_t i = 0; ret == 0 && shape_at(&l->shape, i); i++)
 		ret = fill_task(l, i, e);
+	/* descriptors last: until here the (perhaps shared) tables have to be empty */
+	for (size_t i = 0; ret == 0 && shape_at(&l->shape, i); i++) {
+		struct task *t = shape_at(&l->shape, i);
+
+		if (t->state != TASK_DEAD && first_of(l, i, files_id))
+			ret = fill_fds(l, t, e);
+	}
 	return ret;
 }
 

@@ -172,6 +172,18 @@ static int announce(struct migration *m, struct img_set *set, const guest_pages_
 	return stream_recv(m->control, STREAM_READY, &a, ANSWER_MS, e);
 }
 
+/* When the target gives up, its connections end; why it did so is on the control connection. */
+static int explain(struct migration *m, struct err *e)
+{
+	struct err why = ERR_INIT;
+	enum stream_type type;
+	_cleanup_msg_ ProtobufCMessage *ignored = NULL;
+
+	if (stream_recv_any(m->control, &type, &ignored, 1000, &why) == -EREMOTEIO)
+		*e = why;
+	return -e->code;
+}
+
 static int send_pages(struct migration *m, const guest_pages_vec *pages, bool live,
 		      struct pages_stats *st, struct err *e)
 {
@@ -181,7 +193,9 @@ static int send_pages(struct migration *m, const guest_pages_vec *pages, bool li
 		if (ret == 0 && p->scan.dirty.n)
 			ret = pages_send(m->sender, &p->space, p->scan.dirty.at, p->scan.dirty.n,
 					 p->fresh, live, e);
-	return ret < 0 ? ret : pages_flush(m->sender, st, e);
+	if (ret == 0)
+		ret = pages_flush(m->sender, st, e);
+	return ret < 0 ? explain(m, e) : 0;
 }
 
 static int round_live(struct migration *m, uint32_t number, uint64_t *dirty, struct err *e)
@@ -190,17 +204,10 @@ static int round_live(struct migration *m, uint32_t number, uint64_t *dirty, str
 	guest_pages_vec pages = { 0 };
 	struct pages_stats st = { 0 };
 	uint64_t before = io_now_ns();
-	int ret;
+	int ret = guest_skeleton(&m->guest, set, e);
 
-	for (int tries = 0;; tries++) {
-		if ((ret = guest_skeleton(&m->guest, set, e)) == 0)
-			ret = guest_track(&m->guest, m->guest.tracker, e);
-		if (ret != -EAGAIN || tries == 10)
-			break;
-		img_set_free(set);
-		set = img_set_new();
-		err_clear(e);
-	}
+	if (ret == 0)
+		ret = guest_track(&m->guest, m->guest.tracker, e);
 	if (ret == 0 && (ret = guest_scan_live(&m->guest, &pages, e)) == 0 &&
 	    (ret = announce(m, set, &pages, number, false, e)) == 0)
 		ret = send_pages(m, &pages, true, &st, e);
@@ -306,8 +313,8 @@ static int undecided(struct migration *m, struct err *e)
 	pid_t root = t->task.at[0]->pid;
 
 	vec_each(&t->task, k)
-		if ((*k)->state != TASK_DEAD)
-			kill((*k)->pid, SIGSTOP);
+		if ((*k)->remote)
+			remote_leave_stopped((*k)->remote);
 	task_tree_thaw(t);
 	err_in(e, "the link broke after the target was told to run; pid %d is kept stopped here", root);
 	return err_remedy(e, "look whether pid %d runs on the target: if so, kill it here (kill -KILL "

@@ -2,6 +2,9 @@
 /* Which pages of the guest are to be read: address spaces by their trackers, shared memory objects
  * by what all their mappings saw. */
 #include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/sysmacros.h>
 
 #include "flow_guest.h"
@@ -108,8 +111,8 @@ static void drop_tracks(struct guest *g, struct shm_object *const *seen, size_t 
 	g->shm.n = keep;
 }
 
-static int scan_objects(struct guest *g, object_scan_vec *seen, guest_pages_vec *out,
-			struct err *e)
+static int scan_objects(struct guest *g, object_scan_vec *seen, bool forks, bool frozen,
+			guest_pages_vec *out, struct err *e)
 {
 	size_t n;
 	struct shm_object *const *o = shm_seen_all(g->kinds, &n);
@@ -122,8 +125,9 @@ static int scan_objects(struct guest *g, object_scan_vec *seen, guest_pages_vec 
 		p->space.kind = PAGES_SHM;
 		p->space.id = o[i]->id;
 		p->space.fd = o[i]->fd;
-		int ret = shm_track_look(track_of(g, o[i]->id, &p->fresh), o[i], &s->written,
-					 &s->unsure, &p->scan, e);
+		struct shm_look look = { .object = o[i], .written = &s->written,
+					 .unsure = &s->unsure, .forks = forks, .last = frozen };
+		int ret = shm_track_look(track_of(g, o[i]->id, &p->fresh), &look, &p->scan, e);
 		if (ret < 0)
 			return ret;
 		if (p->fresh)
@@ -148,44 +152,70 @@ static void keep_guards(struct task *t, const struct scan *s)
 		vec_push(&t->mm->guard, (struct grange){ r->start, r->end });
 }
 
+/* The frozen guest's new address spaces, and those that an exec replaced since the last scan, are
+ * read whole, without a tracker. */
 static int scan_mm(struct guest *g, struct guest_mm *m, bool frozen, struct scan *s,
 		   struct err *e)
 {
 	const struct proc_vma *v = m->task->mm->maps.vma.at;
 	size_t n = m->task->mm->maps.vma.n;
+	int ret;
 
-	if (!m->tracker)
-		return tracker_scan_once(m->pid, v, n, s, e);
-	int ret = tracker_scan(m->tracker, v, n, frozen, s, e);
-	if (ret != -ESRCH)
-		return ret;
-	/* exec'ed, or gone. While the guest runs, the next look at the tree tells which; what other
-	 * address spaces gave in this round is not lost. */
-	tracker_free(steal_ptr(m->tracker));
-	m->fresh = true;
-	err_clear(e);
-	if (!frozen)
-		return 0;
-	if ((ret = guest_track(g, g->tracker, e)) < 0)
-		return ret;
-	return tracker_scan(m->tracker, v, n, frozen, s, e);
+	if (m->tracker) {
+		ret = tracker_scan(m->tracker, v, n, frozen, s, e);
+		if (ret != -ESRCH && ret != -ENOENT)
+			return ret;
+		/* exec'ed, or gone. While the guest runs, the next look at the tree tells which; what
+		 * other address spaces gave in this round is not lost. */
+		tracker_free(steal_ptr(m->tracker));
+		m->fresh = true;
+		m->gone = !frozen;
+		err_clear(e);
+		scan_free(s);
+		if (!frozen)
+			return 0;
+	}
+	return tracker_scan_once(m->pid, v, n, s, e);
+}
+
+/* The last pid that was given out here: unchanged means that nobody forked. */
+static bool forked(struct guest *g)
+{
+	_cleanup_(buf_free) struct buf b = { 0 };
+	struct err ignored = ERR_INIT;
+	int64_t was = g->last_pid;
+
+	g->last_pid = -1;
+	if (io_slurp_at(AT_FDCWD, "/proc/loadavg", &b, &ignored) == 0) {
+		const char *last = strrchr((char *)b.at, ' ');
+
+		g->last_pid = last ? atoll(last) : -1;
+	}
+	return was < 0 || g->last_pid < 0 || was != g->last_pid;
 }
 
 static int scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *e)
 {
 	object_scan_vec objects = { 0 };
+	bool forks = forked(g);
 	int ret = 0;
 
 	for (size_t i = 0; ret == 0 && i < g->mm.n; i++) {
 		struct guest_mm *m = &g->mm.at[i];
-		struct guest_pages *p = vec_new(out);
 
+		if (m->gone)
+			continue;
+		struct guest_pages *p = vec_new(out);
 		p->space.kind = PAGES_TASK;
 		p->space.id = (uint32_t)m->pid;
 		p->space.pid = m->pid;
 		if ((ret = scan_mm(g, m, frozen, &p->scan, e)) < 0)
 			break;
-		if (m->fresh && m->tracker) {
+		if (m->gone) {
+			out->n--;
+			continue;
+		}
+		if (m->fresh) {
 			p->fresh = true;
 			p->scan.reset.n = 0;
 			prange_add(&p->scan.reset, 0, USER_END);
@@ -195,7 +225,7 @@ static int scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *
 		split(m->task, &p->scan, &objects);
 	}
 	if (ret == 0)
-		ret = scan_objects(g, &objects, out, e);
+		ret = scan_objects(g, &objects, forks, frozen, out, e);
 	objects_free(&objects);
 	return ret;
 }

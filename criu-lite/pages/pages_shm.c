@@ -121,7 +121,7 @@ static void room_for_hashes(struct shm_track *t, const prange_vec *data)
 }
 
 /* Pages that changed behind the trackers' backs. `known`: those reported, to be hashed anew. */
-static int behind_our_back(struct shm_track *t, const struct shm_object *o, bool verify,
+static int behind_our_back(struct shm_track *t, const struct shm_look *l, bool verify,
 			   const prange_vec *known, const prange_vec *data, prange_vec *changed,
 			   struct err *e)
 {
@@ -131,36 +131,31 @@ static int behind_our_back(struct shm_track *t, const struct shm_object *o, bool
 	room_for_hashes(t, data);
 	if (verify) {
 		prange_minus(data, known, &rest);
-		ret = hash_pages(t, o->fd, &rest, changed, e);
+		ret = hash_pages(t, l->object->fd, &rest, changed, e);
 	}
-	if (ret == 0)
-		ret = hash_pages(t, o->fd, known, NULL, e);
+	if (ret == 0 && !l->last)
+		ret = hash_pages(t, l->object->fd, known, NULL, e);
 	vec_free(&rest);
 	return ret;
 }
 
-static int compare(struct shm_track *t, const struct shm_object *o, bool moved,
-		   const prange_vec *written, const prange_vec *unsure, const prange_vec *data,
-		   struct scan *out, struct err *e)
+static int compare(struct shm_track *t, const struct shm_look *l, bool moved,
+		   const prange_vec *data, struct scan *out, struct err *e)
 {
 	prange_vec reported = { 0 }, fresh = { 0 }, known = { 0 }, changed = { 0 }, all = { 0 };
-	int ret = 0;
+	bool verify = moved && (l->forks || writable_by_fd(l->object));
 
 	if (!t->looked) {
 		prange_or(data, &all, &out->dirty);
-		if (writable_by_fd(o)) {
-			room_for_hashes(t, data);
-			ret = hash_pages(t, o->fd, data, NULL, e);
-		}
-		return ret;
+		room_for_hashes(t, data);
+		return l->last ? 0 : hash_pages(t, l->object->fd, data, NULL, e);
 	}
 	prange_minus(&t->data, data, &out->reset);
-	prange_or(written, unsure, &reported);
+	prange_or(l->written, l->unsure, &reported);
 	prange_and(&reported, data, &known);
 	prange_minus(data, &t->data, &fresh);
 	prange_or(&known, &fresh, &all);
-	if (writable_by_fd(o))
-		ret = behind_our_back(t, o, moved, &all, data, &changed, e);
+	int ret = behind_our_back(t, l, verify, &all, data, &changed, e);
 	prange_or(&all, &changed, &out->dirty);
 	vec_free(&reported);
 	vec_free(&fresh);
@@ -170,16 +165,15 @@ static int compare(struct shm_track *t, const struct shm_object *o, bool moved,
 	return ret;
 }
 
-int shm_track_look(struct shm_track *t, const struct shm_object *o, const prange_vec *written,
-		   const prange_vec *unsure, struct scan *out, struct err *e)
+int shm_track_look(struct shm_track *t, const struct shm_look *l, struct scan *out, struct err *e)
 {
 	prange_vec data = { 0 };
 	struct stat st;
 	int ret;
 
-	if (fstat(o->fd, &st) < 0)
+	if (fstat(l->object->fd, &st) < 0)
 		return err_set(e, errno, "shared memory object %u", t->id);
-	if ((ret = shm_extents(o->fd, &data, e)) < 0) {
+	if ((ret = shm_extents(l->object->fd, &data, e)) < 0) {
 		vec_free(&data);
 		return ret;
 	}
@@ -187,7 +181,7 @@ int shm_track_look(struct shm_track *t, const struct shm_object *o, const prange
 		     !same_time(&st.st_ctim, &t->ctime);
 	bool racy = just_now(&st.st_mtim) || just_now(&st.st_ctim);
 
-	ret = compare(t, o, moved, written, unsure, &data, out, e);
+	ret = compare(t, l, moved, &data, out, e);
 	t->looked = true;
 	t->racy = racy;
 	t->mtime = st.st_mtim;

@@ -19,7 +19,7 @@ static const struct {
 	{"mg", PROC_VF_MG}, {"wf", PROC_VF_WF}, {"sr", PROC_VF_SR}, {"rr", PROC_VF_RR},
 	{"sh", PROC_VF_SH}, {"uw", PROC_VF_UW}, {"um", PROC_VF_UM}, {"ui", PROC_VF_UI},
 	{"nr", PROC_VF_NR}, {"ss", PROC_VF_SS}, {"sl", PROC_VF_SL}, {"sf", PROC_VF_SF},
-	{"dp", PROC_VF_DP}, {"gu", PROC_VF_GU},
+	{"dp", PROC_VF_DP}, {"gu", PROC_VF_GU}, {"mw", PROC_VF_MW},
 };
 
 static bool take_perms(struct ptext *t, struct proc_vma *v)

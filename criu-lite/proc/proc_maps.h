@@ -37,6 +37,7 @@ enum proc_vmflag {
 	PROC_VF_SF = 1u << 23, /* synchronous page faults */
 	PROC_VF_DP = 1u << 24, /* droppable */
 	PROC_VF_GU = 1u << 25, /* guard pages inside (6.15+) */
+	PROC_VF_MW = 1u << 26, /* may be made writable */
 };
 
 struct proc_vma {

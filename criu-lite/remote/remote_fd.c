@@ -22,7 +22,7 @@ int remote_fd_get(struct remote *r, int fd, struct err *e)
 }
 
 /* The control socket must not stand where the guest's descriptors will. */
-static int move_socket(struct remote *r, int above, struct err *e)
+int remote_move_socket(struct remote *r, int above, struct err *e)
 {
 	_cleanup_batch_ struct batch b = BATCH(r->thread.at[0]);
 	int64_t was = r->guest_sock;
@@ -132,7 +132,7 @@ int remote_fd_put(struct remote *r, const struct remote_fd *fds, size_t n, struc
 	int above = fds[n - 1].guest;
 	if ((size_t)above < n)
 		above = (int)n;
-	if ((ret = move_socket(r, above, e)) < 0)
+	if ((ret = remote_move_socket(r, above, e)) < 0)
 		return err_in(e, "task %d", r->pid);
 	for (size_t i = 0; i < n; i += SCM_MAX) {
 		size_t k = n - i < SCM_MAX ? n - i : SCM_MAX;

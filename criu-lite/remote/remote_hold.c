@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "io.h"
 #include "log.h"
@@ -80,13 +81,30 @@ uint64_t remote_options(void)
 	return PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
 }
 
+/* A thread that is exiting refuses with EPERM. */
+static bool is_dying(pid_t tid)
+{
+	char path[64];
+	_cleanup_(buf_free) struct buf b = { 0 };
+	struct err ignored = ERR_INIT;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
+	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
+		return true;
+	const char *state = strrchr((char *)b.at, ')');
+	return state && strlen(state) > 2 && strchr("ZX", state[2]);
+}
+
 static int seize(pid_t tid)
 {
 	if (ptrace(PTRACE_SEIZE, tid, 0, remote_options()) == 0)
 		return 0;
 	if (errno != EPERM && errno != EINVAL)
 		return -errno;
-	return ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) == 0 ? 0 : -errno;
+	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) == 0)
+		return 0;
+	int code = errno;
+	return code == EPERM && is_dying(tid) ? -ESRCH : -code;
 }
 
 static int gone(struct rthread *t, int status, struct err *e)
@@ -94,6 +112,14 @@ static int gone(struct rthread *t, int status, struct err *e)
 	t->dead = true;
 	t->stopped = t->live = false;
 	return err_say(e, ESRCH, "thread %d exited (status 0x%x)", t->tid, status);
+}
+
+/* A parent in vfork(2) cannot be stopped before its child has called exec or exit. */
+static int does_not_stop(struct rthread *t, struct err *e)
+{
+	err_say(e, EBUSY, "thread %d does not stop: it waits in the kernel (vfork, or a device or file "
+			  "system that does not answer)", t->tid);
+	return err_remedy(e, "try again; see /proc/%d/stack for what it waits for", t->tid);
 }
 
 /* Waits until a thread that was asked to stop has stopped. A signal that arrives first is
@@ -104,8 +130,10 @@ int thread_wait_stop(struct rthread *t, struct err *e)
 		int status;
 
 		if (waitpid(t->tid, &status, __WALL) < 0) {
-			if (errno == EINTR)
+			if (errno == EINTR && !t->of->late)
 				continue;
+			if (errno == EINTR)
+				return does_not_stop(t, e);
 			t->dead = errno == ECHILD;
 			return err_set(e, errno == ECHILD ? ESRCH : errno, "wait for thread %d",
 				       t->tid);
@@ -270,13 +298,45 @@ static int stop_all(struct remote *r, struct err *e)
 	return 0;
 }
 
+/* Stopping must not take for ever: the guest's other threads stand still meanwhile. A timer
+ * interrupts our wait. */
+#define STOP_LIMIT_MS 1000
+
+static void on_alarm(int sig, siginfo_t *info, void *context)
+{
+	*(volatile bool *)info->si_value.sival_ptr = true;
+}
+
+static bool set_alarm(struct remote *r, timer_t *timer)
+{
+	struct sigaction sa = { .sa_sigaction = on_alarm, .sa_flags = SA_SIGINFO };
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };
+	struct itimerspec its = {
+		.it_value = { STOP_LIMIT_MS / 1000, STOP_LIMIT_MS % 1000 * 1000000 },
+		.it_interval = { 0, 100000000 },
+	};
+
+	ev.sigev_value.sival_ptr = (void *)&r->late;
+	ev._sigev_un._tid = gettid();
+	return sigaction(SIGALRM, &sa, NULL) == 0 && timer_create(CLOCK_MONOTONIC, &ev, timer) == 0 &&
+	       timer_settime(*timer, 0, &its, NULL) == 0;
+}
+
 int remote_hold(struct remote **out, pid_t pid, struct err *e)
 {
 	struct remote *r = remote_new(pid, e);
+	timer_t timer;
 
 	if (!r)
 		return -e->code;
+	if (!set_alarm(r, &timer)) {
+		err_set(e, errno, "set a timer");
+		remote_free(r);
+		return -e->code;
+	}
 	int ret = stop_all(r, e);
+	timer_delete(timer);
+	r->late = false;
 	if (ret < 0) {
 		remote_release(r);
 		return ret;

@@ -10,6 +10,7 @@ struct remote {
 	int pidfd;
 	int mem_fd;                  /* /proc/PID/mem, or -1 until needed */
 	bool is_shell;
+	volatile bool late;          /* stopping takes too long (set by a timer) */
 	bool leave_stopped;
 	VEC(struct rthread *) thread; /* leader first */
 
@@ -31,6 +32,9 @@ int thread_interrupt(struct rthread *t, struct err *e);
 int thread_set_regs(struct rthread *t, const struct user_regs_struct *regs, struct err *e);
 int thread_set_mask(struct rthread *t, uint64_t mask, struct err *e);
 uint64_t remote_options(void);
+
+/* descriptors (remote_fd.c) */
+int remote_move_socket(struct remote *r, int above, struct err *e);
 
 /* stub (remote_stub.c) */
 int stub_inject(struct remote *r, struct err *e);

@@ -20,6 +20,8 @@
 #define PTRACE_O_EXITKILL (1 << 20)
 #endif
 #define USER_END 0x7ffffffff000ull
+/* In a table of descriptors that several shells share, control sockets stand above this. */
+#define SHARED_ABOVE 511
 
 /* ---- the first shell: a fork of ours that jumps into the stub ---- */
 
@@ -203,11 +205,16 @@ static int child_boot(struct remote *r, const struct remote *parent, uint64_t fl
 
 	if ((ret = born(r, r->pid, &t, e)) < 0)
 		return ret;
-	if (flags & CLONE_VM)
-		return stub_inject(r, e);
+	if (flags & CLONE_VM) {
+		ret = stub_inject(r, e);
+		return ret < 0 || !(flags & CLONE_FILES) ? ret
+							 : remote_move_socket(r, SHARED_ABOVE, e);
+	}
 	r->stub = parent->stub;
-	if ((ret = stub_boot(r, e)) < 0 || flags & CLONE_FILES)
+	if ((ret = stub_boot(r, e)) < 0)
 		return ret;
+	if (flags & CLONE_FILES)
+		return remote_move_socket(r, SHARED_ABOVE, e);
 	_cleanup_batch_ struct batch b = BATCH(t);
 	batch_call(&b, "close", SYS_close, parent->guest_sock);
 	return batch_run(&b, e);
@@ -226,8 +233,10 @@ int remote_shell_child(struct remote **out, struct remote *parent, pid_t pid, ui
 		args.set_tid = batch_in(&b, &pid, sizeof(pid));
 	size_t i = batch_call(&b, "?clone3", SYS_clone3, batch_in(&b, &args, sizeof(args)),
 			      sizeof(args));
-	int ret = batch_run(&b, e);
+	int ret = flags & CLONE_FILES ? remote_move_socket(parent, SHARED_ABOVE, e) : 0;
 
+	if (ret == 0)
+		ret = batch_run(&b, e);
 	if (ret < 0)
 		return ret;
 	if (b.call.at[i].ret < 0)

@@ -178,7 +178,7 @@ int task_vma_open(const struct task *t, const struct proc_vma *v, int flags, str
 /* Flags to open the file with, so that the mapping can be made again. */
 static int open_flags(const struct proc_vma *v)
 {
-	return v->shared && v->prot & PROT_WRITE ? O_RDWR : O_RDONLY;
+	return v->shared && v->vmflags & PROC_VF_MW ? O_RDWR : O_RDONLY;
 }
 
 static int put_memfd(struct task *t, struct kind_dump *c, const struct proc_vma *v, uint32_t *id,

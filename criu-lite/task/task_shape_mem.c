@@ -13,6 +13,7 @@
 
 #include "io.h"
 #include "kind_shm.h"
+#include "log.h"
 #include "task_mm.h"
 #include "task_shape_priv.h"
 
@@ -95,14 +96,9 @@ typedef VEC(struct special) special_vec;
 
 static int specials_of(const struct task *t, special_vec *out, struct err *e)
 {
-	char path[64];
-	_cleanup_(buf_free) struct buf text = { 0 };
 	struct proc_maps maps = { 0 };
+	int ret = shape_read_maps(t, &maps, e);
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", t->pid);
-	int ret = io_slurp_at(AT_FDCWD, path, &text, e);
-	if (ret == 0)
-		ret = proc_maps_parse((char *)text.at, text.n, &maps, e);
 	if (ret == 0)
 		vec_each(&maps.vma, v)
 			if (task_vma_special(v) && strcmp(v->path, "[vsyscall]")) {
@@ -188,6 +184,7 @@ struct kept {
 struct diff {
 	vma_vec gone, fresh;          /* to unmap; to make */
 	VEC(struct kept) kept;        /* to change, pages stay */
+	vma_vec pieced;               /* wanted as one, made of several pieces */
 };
 
 static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -195,7 +192,7 @@ static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 /* Both lists ascend: one walk over the pieces that their boundaries cut. */
 static void compare(const vma_vec *have, const vma_vec *want, struct diff *d)
 {
-	size_t h = 0, w = 0;
+	size_t h = 0, w = 0, pieces = 0;
 	uint64_t at = 0;
 
 	while (h < have->n || w < want->n) {
@@ -215,10 +212,15 @@ static void compare(const vma_vec *have, const vma_vec *want, struct diff *d)
 				vec_push(&d->fresh, cut(n, start, end));
 		}
 		at = end;
+		pieces += ns == start;
 		if (o && at >= o->end)
 			h++;
-		if (n && at >= n->end)
+		if (n && at >= n->end) {
+			if (pieces > 1 && !(n->status & SPECIAL))
+				vec_push(&d->pieced, *n);
+			pieces = 0;
 			w++;
+		}
 	}
 }
 
@@ -358,6 +360,35 @@ static int apply(struct shape_task *st, struct kind_restore *c, const struct dif
 	return 0;
 }
 
+/* Pieces that the kernel did not merge would be seen by the guest: mremap fails across them. Such a
+ * mapping is made anew and gets its pages back. */
+static int merge_pieces(struct shape_task *st, struct kind_restore *c, const vma_vec *pieced,
+			struct err *e)
+{
+	struct proc_maps maps = { 0 };
+	int ret = pieced->n ? shape_read_maps(&st->task, &maps, e) : 0;
+
+	for (size_t i = 0; ret == 0 && i < pieced->n; i++) {
+		const struct shape_vma *w = &pieced->at[i];
+		struct shape_saved saved = { 0 };
+		struct diff one = { 0 };
+
+		if (shape_is_single(&maps, w))
+			continue;
+		log_debug("task %d: %lx-%lx is made anew", st->task.pid, w->start, w->end);
+		ret = shape_save_pages(&st->task, w, &saved, e);
+		vec_push(&one.gone, *w);
+		vec_push(&one.fresh, *w);
+		if (ret == 0 && (ret = apply(st, c, &one, e)) == 0)
+			ret = shape_put_pages(&st->task, &saved, e);
+		shape_saved_free(&saved);
+		vec_free(&one.gone);
+		vec_free(&one.fresh);
+	}
+	proc_maps_free(&maps);
+	return ret;
+}
+
 static bool owns_mm(const struct shape *s, const struct shape_task *st)
 {
 	vec_each(&s->task, o) {
@@ -384,6 +415,9 @@ static int shape_one(struct shape_task *st, struct kind_restore *c, const struct
 		compare(&have, &want, &d);
 		ret = apply(st, c, &d, e);
 	}
+	if (ret == 0)
+		ret = merge_pieces(st, c, &d.pieced, e);
+	vec_free(&d.pieced);
 	vec_free(&d.gone);
 	vec_free(&d.fresh);
 	vec_free(&d.kept);

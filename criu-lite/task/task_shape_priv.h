@@ -2,6 +2,7 @@
 /* Inside the shaping of shells. */
 #pragma once
 
+#include "proc_maps.h"
 #include "task_shape.h"
 
 struct shape_vma {
@@ -14,6 +15,20 @@ struct shape_task {
 	bool ready;                      /* session and group are final */
 	VEC(struct shape_vma) vma;       /* mapped now */
 };
+
+/* ---- task_shape_pages.c: pages of a mapping that is made anew ---- */
+
+struct shape_saved {
+	VEC(uint64_t) at;                /* addresses */
+	struct buf pages;                /* their contents, in that order */
+};
+
+int shape_read_maps(const struct task *t, struct proc_maps *out, struct err *e);
+bool shape_is_single(const struct proc_maps *m, const struct shape_vma *w);
+int shape_save_pages(struct task *t, const struct shape_vma *w, struct shape_saved *s,
+		     struct err *e);
+int shape_put_pages(struct task *t, const struct shape_saved *s, struct err *e);
+void shape_saved_free(struct shape_saved *s);
 
 /* A batch that runs by itself when it is full. The first error sticks. */
 struct pump {
