@@ -23,12 +23,20 @@ struct prange { uint64_t start, end; };     /* page aligned guest addresses or o
 typedef VEC(struct prange) prange_vec;
 void prange_add(prange_vec *v, uint64_t start, uint64_t end);  /* ascending; merges neighbours */
 uint64_t prange_bytes(const prange_vec *v);
+/* Sets of ranges: appended to `out` (which must lie before them), in linear time. */
+void prange_or(const prange_vec *a, const prange_vec *b, prange_vec *out);
+void prange_and(const prange_vec *a, const prange_vec *b, prange_vec *out);
+void prange_minus(const prange_vec *a, const prange_vec *b, prange_vec *out);
+void prange_clip(const prange_vec *a, uint64_t start, uint64_t end, prange_vec *out);
 
 /* What one scan found. Ascending, not overlapping within a list. */
 struct scan {
 	prange_vec reset;    /* what the other side holds here is void: drop it first (tracking broke,
 	                        mapping new or re-made, page dropped by MADV_DONTNEED ...) */
 	prange_vec dirty;    /* present pages to read and send */
+	prange_vec guard;    /* MADV_GUARD_INSTALL in private mappings; only of frozen scans */
+	prange_vec unsure;   /* soft-dirty only: pages of shared mappings that are not mapped now, so
+	                        the kernel cannot say whether they were written meanwhile */
 };
 void scan_free(struct scan *s);
 
@@ -40,12 +48,16 @@ int tracker_start(struct tracker **t, enum tracker_kind k, struct remote *held,
 		  struct err *e);
 void tracker_free(struct tracker *t);       /* stops tracking, guest untouched */
 pid_t tracker_pid(const struct tracker *t);
+/* The private pages that the other side holds once the last scan is applied:
+ * those not in its `dirty` are clean. */
+const prange_vec *tracker_known(const struct tracker *t);
 
 /* One look. vmas: the address space now (maps order), complete. `frozen`: the guest stands still
  * (last scan, or dump): need not protect again. soft-dirty: the guest must be frozen by the caller
  * each time. Private mappings: anonymous pages only (a page still equal to its file is not
  * listed). Shared mappings (vma.shared): dirty lists what was written through this mapping, present
- * or not; contents are the object's business (pages_shm.h).
+ * or not; contents are the object's business (pages_shm.h). Shared mappings of files that are not
+ * in memory (tmpfs, hugetlbfs) are left out.
  * -ESRCH: process gone or exec'ed (start again). */
 int tracker_scan(struct tracker *t, const struct proc_vma *vmas, size_t n, bool frozen,
 		 struct scan *out, struct err *e);
@@ -60,5 +72,7 @@ int tracker_scan_once(pid_t pid, const struct proc_vma *vmas, size_t n, struct s
  * that keeps them until they are claimed, the guest exits or a day has passed.
  * `cookie`: identifies the image directory that the next dump must name as its parent. */
 int tracker_park(struct tracker *const *t, size_t n, pid_t root, const char *cookie, struct err *e);
-/* Claims them again: fills t[0..*n). -ENOENT: nobody keeps any (then a full dump is due). */
+/* Claims them again: fills t[0..*n). -ENOENT: nobody keeps any for this cookie (then a full dump
+ * is due); trackers kept for another cookie (or any, with NULL) are given up: they would be in
+ * the way of new ones. */
 int tracker_claim(struct tracker ***t, size_t *n, pid_t root, const char *cookie, struct err *e);

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Inside of the trackers; for tracker*.c and their tests only. */
+#pragma once
+
+#include "pages_pagemap.h"
+#include "pages_tracker.h"
+
+/* A mapping that userfaultfd refuses. */
+struct quirk {
+	uint64_t start, end, pgoff, ino;
+	enum { QUIRK_SKIP, QUIRK_FULL } what; /* cannot be written: nothing to do; else: all of it */
+};
+
+struct device {
+	uint32_t major, minor;
+	bool in_memory;
+};
+
+struct tracker {
+	enum tracker_kind kind;
+	pid_t pid;
+	bool scanned;             /* the first look is done */
+	prange_vec known;         /* see tracker_known() */
+	VEC(struct device) device;
+
+	int uffd;                 /* uffd-wp, else -1 */
+	bool guards;              /* uffd-wp: the kernel tells guard pages */
+	VEC(struct quirk) quirk;
+
+	uint64_t zero_frame;      /* soft-dirty */
+};
+
+/* As tracker_start(), without injection: takes the uffd (fresh, of that process), or -1. */
+int tracker_start_with_fd(struct tracker **t, enum tracker_kind k, pid_t pid, int uffd,
+			  struct err *e);
+
+/* One scan while it runs. */
+struct look {
+	struct tracker *t;
+	int pm;
+	bool frozen;
+	struct scan *out;
+	prange_vec known;         /* becomes t->known */
+};
+
+/* Kernel's own mappings (vdso...), and shared mappings of files that live elsewhere. */
+bool tracker_leaves_out(struct tracker *t, const struct proc_vma *vma);
+static inline bool tracker_file_backed(const struct proc_vma *vma) { return vma->ino != 0; }
+
+/* The parts of `want`, ranges of a shared mapping, behind which the object has data.
+ * -errno if that cannot be told (the mapping changed meanwhile). */
+int tracker_data(pid_t pid, const struct proc_vma *vma, const prange_vec *want, prange_vec *out);
+
+/* Can it be done here; how it begins; one look. */
+int uffd_probe(struct err *e);
+int soft_probe(struct err *e);
+/* Makes a userfaultfd in the held process and takes it out. fd or -errno. */
+int uffd_inject(struct remote *held, struct err *e);
+int uffd_begin(struct tracker *t, struct err *e);
+int soft_begin(struct tracker *t, struct err *e);
+int uffd_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e);
+int soft_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e);
+
+/* Private content in [start, end) as PAGEMAP_SCAN tells: appends to `content`, guard pages to
+ * `guard` (may be NULL). `q` must ask for CONTENT_ANYOF and return CONTENT_RET. */
+#define CONTENT_ANYOF (PM_CAT_PRESENT | PM_CAT_SWAPPED)
+int uffd_content(int pm, const struct pm_query *q, uint64_t start, uint64_t end, prange_vec *content,
+		 prange_vec *guard);
+/* The query for it. FILE makes the kernel look at each struct page, which is slow. */
+struct pm_query uffd_query(bool file_backed, bool guards);
+
+/* ---- the pure part of soft-dirty ---- */
+
+struct soft_pages {
+	prange_vec content, dirty, guard, unsure;
+};
+void soft_pages_free(struct soft_pages *p);
+/* Sorts n pagemap entries of one mapping, the first at address `at`. */
+void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, uint64_t zero_frame,
+	       struct soft_pages *out);
+/* Settles one private mapping: what was known there before against what is there now. What is
+ * there but was not known is dirty, whatever the kernel says. */
+void soft_settle(const prange_vec *known, const struct soft_pages *now, prange_vec *reset,
+		 prange_vec *dirty);
+/* Reads and sorts all of a mapping. */
+int soft_read(int pm, const struct proc_vma *vma, uint64_t zero_frame, struct soft_pages *out);
+
+/* ---- as bytes, for parking ---- */
+
+void tracker_encode(const struct tracker *t, struct buf *out);
+/* Takes the uffd. -EBADMSG. */
+int tracker_decode(struct tracker **t, const uint8_t *p, size_t n, int uffd, struct err *e);

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Tracking by the kernel's soft-dirty bits (CONFIG_MEM_SOFT_DIRTY).
+ *
+ * Writing 4 to /proc/PID/clear_refs clears them all and makes the next write to each page set
+ * its bit (55 of its pagemap entry) again. Between reading and clearing a write would be lost,
+ * so the guest stands still for both.
+ *
+ * New and grown mappings have all bits set, holes included. But a dropped page
+ * (MADV_DONTNEED, re-made mapping) that nobody wrote again leaves no bit: so each look
+ * compares all pages that have content with those known from before. Pages of shared mappings
+ * lose their bits when they are unmapped (reclaim, MADV_DONTNEED): nobody can tell.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "io.h"
+#include "pages_tracker_int.h"
+
+#define ENTRIES 65536 /* of 8 bytes: 256 MiB of guest memory per read */
+
+void soft_pages_free(struct soft_pages *p)
+{
+	vec_free(&p->content);
+	vec_free(&p->dirty);
+	vec_free(&p->guard);
+	vec_free(&p->unsure);
+}
+
+static bool has_content(uint64_t pme, uint64_t zero_frame)
+{
+	if (pme & PME_FILE)
+		return false;
+	if (pme & PME_PRESENT)
+		return (pme & PME_FRAME) != zero_frame;
+	return (pme & PME_SWAP) && !pme_is_marker(pme);
+}
+
+void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, uint64_t zero_frame,
+	       struct soft_pages *out)
+{
+	for (size_t i = 0; i < n; i++, at += PAGE_SIZE) {
+		uint64_t end = at + PAGE_SIZE;
+
+		if (shared) {
+			if (pme[i] & PME_SOFT)
+				prange_add(&out->dirty, at, end);
+			else if (!(pme[i] & PME_PRESENT))
+				prange_add(&out->unsure, at, end);
+		} else if (has_content(pme[i], zero_frame)) {
+			prange_add(&out->content, at, end);
+			if (pme[i] & PME_SOFT)
+				prange_add(&out->dirty, at, end);
+		} else if (pme_is_guard(pme[i])) {
+			prange_add(&out->guard, at, end);
+		}
+	}
+}
+
+void soft_settle(const prange_vec *known, const struct soft_pages *now, prange_vec *reset,
+		 prange_vec *dirty)
+{
+	prange_vec fresh = { 0 };
+
+	prange_minus(known, &now->content, reset);
+	prange_minus(&now->content, known, &fresh);
+	prange_or(&now->dirty, &fresh, dirty);
+	vec_free(&fresh);
+}
+
+int soft_read(int pm, const struct proc_vma *vma, uint64_t zero_frame, struct soft_pages *out)
+{
+	_cleanup_free_ uint64_t *pme = xmalloc(ENTRIES * sizeof(*pme));
+
+	for (uint64_t at = vma->start; at < vma->end;) {
+		size_t n = (vma->end - at) / PAGE_SIZE;
+
+		if (n > ENTRIES)
+			n = ENTRIES;
+		int ret = pm_read(pm, at, pme, n);
+		if (ret < 0)
+			return ret;
+		soft_sort(pme, n, at, vma->shared, zero_frame, out);
+		at += n * PAGE_SIZE;
+	}
+	return 0;
+}
+
+static int clear_bits(pid_t pid, struct err *e)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/clear_refs", pid);
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_set(e, errno == ENOENT ? ESRCH : errno, "%s", path);
+	int ret = io_write(fd, "4", 1);
+	return ret < 0 ? err_set(e, -ret, "%s", path) : 0;
+}
+
+/* Only an experiment tells: without CONFIG_MEM_SOFT_DIRTY clearing succeeds as well, and
+ * the bit stays clear. */
+int soft_probe(struct err *e)
+{
+	uint64_t before = 0, cleared = 0, after = 0;
+	_cleanup_close_ int pm = pm_open(getpid());
+
+	if (pm < 0)
+		return err_set(e, -pm, "/proc/self/pagemap");
+	volatile uint8_t *page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
+				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		return err_set(e, errno, "mmap");
+	uint64_t at = (uintptr_t)page;
+	*page = 1;
+	int ret = pm_read(pm, at, &before, 1);
+	if (ret == 0)
+		ret = clear_bits(getpid(), e);
+	if (ret == 0)
+		ret = pm_read(pm, at, &cleared, 1);
+	*page = 2;
+	if (ret == 0)
+		ret = pm_read(pm, at, &after, 1);
+	munmap((void *)page, PAGE_SIZE);
+	if (ret < 0)
+		return e->code == -ret ? ret : err_set(e, -ret, "/proc/self/pagemap");
+	if (!(before & PME_SOFT) || !(after & PME_SOFT))
+		return err_say(e, ENOTSUP, "kernel built without CONFIG_MEM_SOFT_DIRTY (bit 55 of "
+			       "pagemap stays clear)");
+	if (cleared & PME_SOFT)
+		return err_say(e, ENOTSUP, "soft-dirty bits cannot be cleared "
+			       "(/proc/PID/clear_refs has no effect)");
+	return 0;
+}
+
+int soft_begin(struct tracker *t, struct err *e)
+{
+	/* Without frame numbers a dropped page that was read since would look like content. */
+	t->zero_frame = pm_zero_frame();
+	if (t->zero_frame == 0) {
+		err_set(e, EPERM, "/proc/self/pagemap shows no page frames");
+		return err_remedy(e, "run as root with CAP_SYS_ADMIN");
+	}
+	return 0;
+}
+
+static int look_at(struct look *l, const struct proc_vma *vma)
+{
+	struct soft_pages now = { 0 };
+	prange_vec known = { 0 };
+	int ret = soft_read(l->pm, vma, l->t->zero_frame, &now);
+
+	if (ret == 0 && vma->shared) {
+		if (!l->t->scanned) /* bits from before mean nothing */
+			prange_add(&now.unsure, vma->start, vma->end);
+		prange_or(&now.dirty, &(prange_vec){ 0 }, &l->out->dirty);
+		if (tracker_data(l->t->pid, vma, &now.unsure, &l->out->unsure) < 0)
+			prange_or(&now.unsure, &(prange_vec){ 0 }, &l->out->unsure);
+	} else if (ret == 0) {
+		prange_clip(&l->t->known, vma->start, vma->end, &known);
+		if (!l->t->scanned)
+			prange_add(&l->out->reset, vma->start, vma->end);
+		soft_settle(&known, &now, &l->out->reset, &l->out->dirty);
+		prange_or(&now.content, &(prange_vec){ 0 }, &l->known);
+		if (l->frozen)
+			prange_or(&now.guard, &(prange_vec){ 0 }, &l->out->guard);
+	}
+	vec_free(&known);
+	soft_pages_free(&now);
+	return ret;
+}
+
+int soft_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (tracker_leaves_out(l->t, &vmas[i]))
+			continue;
+		int ret = look_at(l, &vmas[i]);
+		if (ret < 0)
+			return err_set(e, -ret, "/proc/%d/pagemap", l->t->pid);
+	}
+	return l->frozen ? 0 : clear_bits(l->t->pid, e);
+}

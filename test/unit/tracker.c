@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Range sets, the soft-dirty logic over pagemap entries, parked trackers as bytes. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "io.h"
+#include "pages_tracker_int.h"
+
+#define BASE 0x7f0000000000ull
+#define ZERO_FRAME 0x1234ull
+
+/* "0-3 5-6": page numbers from BASE on. */
+static void ranges(prange_vec *v, const char *text)
+{
+	v->n = 0;
+	while (*text) {
+		char *end;
+		uint64_t a = strtoul(text, &end, 10), b = strtoul(end + 1, &end, 10);
+
+		prange_add(v, BASE + a * PAGE_SIZE, BASE + b * PAGE_SIZE);
+		text = *end ? end + 1 : end;
+	}
+}
+
+static void expect(const prange_vec *got, const char *text)
+{
+	prange_vec want = { 0 };
+
+	ranges(&want, text);
+	assert_int_equal(got->n, want.n);
+	for (size_t i = 0; i < want.n; i++) {
+		assert_int_equal(got->at[i].start, want.at[i].start);
+		assert_int_equal(got->at[i].end, want.at[i].end);
+	}
+	vec_free(&want);
+}
+
+typedef void set_op(const prange_vec *, const prange_vec *, prange_vec *);
+
+static void check(set_op *op, const char *a, const char *b, const char *want)
+{
+	prange_vec x = { 0 }, y = { 0 }, got = { 0 };
+
+	ranges(&x, a);
+	ranges(&y, b);
+	op(&x, &y, &got);
+	expect(&got, want);
+	vec_free(&x);
+	vec_free(&y);
+	vec_free(&got);
+}
+
+static void test_add(void **state)
+{
+	prange_vec v = { 0 };
+
+	prange_add(&v, BASE, BASE);
+	assert_int_equal(v.n, 0);
+	prange_add(&v, BASE, BASE + PAGE_SIZE);
+	prange_add(&v, BASE + PAGE_SIZE, BASE + 2 * PAGE_SIZE);
+	expect(&v, "0-2");
+	prange_add(&v, BASE + PAGE_SIZE, BASE + 2 * PAGE_SIZE);
+	prange_add(&v, BASE + 9 * PAGE_SIZE, BASE + 10 * PAGE_SIZE);
+	expect(&v, "0-2 9-10");
+	assert_int_equal(prange_bytes(&v), 3 * PAGE_SIZE);
+	vec_free(&v);
+}
+
+static void test_sets(void **state)
+{
+	check(prange_or, "0-2 8-9", "1-4 6-7", "0-4 6-7 8-9");
+	check(prange_or, "0-9", "1-2 3-4", "0-9");
+	check(prange_and, "0-5 7-9", "1-2 4-8", "1-2 4-5 7-8");
+	check(prange_and, "0-5", "5-9", "");
+	check(prange_minus, "0-9", "2-3 5-7", "0-2 3-5 7-9");
+	check(prange_minus, "0-3 4-8", "2-5", "0-2 5-8");
+	check(prange_minus, "0-1 2-3 4-5", "0-9", "");
+	check(prange_minus, "2-4", "", "2-4");
+	check(prange_minus, "", "2-4", "");
+}
+
+/* Against bitmaps. */
+static void test_sets_random(void **state)
+{
+	for (unsigned seed = 1; seed < 300; seed++) {
+		prange_vec v[2] = { 0 }, out[3] = { 0 }, clip = { 0 };
+		bool bit[2][64] = { 0 };
+
+		srand(seed);
+		for (int s = 0; s < 2; s++)
+			for (unsigned i = 0; i < 64; i++)
+				if ((bit[s][i] = rand() % 3 == 0))
+					prange_add(&v[s], i * PAGE_SIZE, (i + 1) * PAGE_SIZE);
+		prange_or(&v[0], &v[1], &out[0]);
+		prange_and(&v[0], &v[1], &out[1]);
+		prange_minus(&v[0], &v[1], &out[2]);
+		prange_clip(&v[0], 10 * PAGE_SIZE, 50 * PAGE_SIZE, &clip);
+		for (unsigned i = 0; i < 64; i++) {
+			bool a = bit[0][i], b = bit[1][i], want[3] = { a || b, a && b, a && !b };
+
+			for (int o = 0; o < 3; o++) {
+				bool in = false;
+				vec_each(&out[o], r)
+					in |= r->start <= i * PAGE_SIZE && i * PAGE_SIZE < r->end;
+				assert_int_equal(in, want[o]);
+			}
+			bool in = false;
+			vec_each(&clip, r)
+				in |= r->start <= i * PAGE_SIZE && i * PAGE_SIZE < r->end;
+			assert_int_equal(in, a && i >= 10 && i < 50);
+		}
+		for (int i = 0; i < 3; i++)
+			vec_free(&out[i]);
+		vec_free(&v[0]);
+		vec_free(&v[1]);
+		vec_free(&clip);
+	}
+}
+
+/* ---- soft-dirty ---- */
+
+#define ANON (PME_PRESENT | 0x77)
+#define SWAPPED (PME_SWAP | 2 | 7 << 5)
+#define MARKER (PME_SWAP | 31 | 1 << 5)
+#define GUARD (PME_SWAP | 31 | 4 << 5)
+#define ZERO (PME_PRESENT | ZERO_FRAME)
+#define FILE_PAGE (PME_PRESENT | PME_FILE | 0x99)
+
+struct settled {
+	prange_vec reset, dirty;
+	struct soft_pages now;
+};
+
+static struct settled settle(const char *known, const uint64_t *pme, size_t n)
+{
+	struct settled s = { 0 };
+	prange_vec k = { 0 };
+
+	ranges(&k, known);
+	soft_sort(pme, n, BASE, false, ZERO_FRAME, &s.now);
+	soft_settle(&k, &s.now, &s.reset, &s.dirty);
+	vec_free(&k);
+	return s;
+}
+
+static void settled_free(struct settled *s)
+{
+	vec_free(&s->reset);
+	vec_free(&s->dirty);
+	soft_pages_free(&s->now);
+}
+
+#define SETTLE(known, ...) \
+	settle(known, (uint64_t[]){ __VA_ARGS__ }, \
+	       sizeof((uint64_t[]){ __VA_ARGS__ }) / sizeof(uint64_t))
+
+static void check_settled(struct settled s, const char *reset, const char *dirty)
+{
+	expect(&s.reset, reset);
+	expect(&s.dirty, dirty);
+	settled_free(&s);
+}
+
+static void test_soft_written(void **state)
+{
+	check_settled(SETTLE("0-3", ANON, ANON | PME_SOFT, ANON), "", "1-2");
+	check_settled(SETTLE("0-2", SWAPPED, SWAPPED | PME_SOFT), "", "1-2");
+}
+
+/* There, but never reported: dirty even if the bit is clear. */
+static void test_soft_unknown_is_dirty(void **state)
+{
+	check_settled(SETTLE("", ANON, ANON), "", "0-2");
+	check_settled(SETTLE("0-1", ANON, SWAPPED), "", "1-2");
+}
+
+/* MADV_DONTNEED, or a re-made mapping: bits or not, nothing is there. */
+static void test_soft_dropped(void **state)
+{
+	check_settled(SETTLE("0-4", ANON, 0, PME_SOFT, ANON), "1-3", "");
+}
+
+/* Dropped, then only read: the zero page. */
+static void test_soft_zero_page(void **state)
+{
+	check_settled(SETTLE("0-3", ANON, ZERO, ZERO | PME_SOFT), "1-3", "");
+	check_settled(SETTLE("", ZERO | PME_SOFT), "", "");
+}
+
+/* A private file mapping dropped its own copy: the file's page is back. */
+static void test_soft_back_to_file(void **state)
+{
+	check_settled(SETTLE("0-3", FILE_PAGE, FILE_PAGE | PME_SOFT, ANON), "0-2", "");
+	check_settled(SETTLE("", FILE_PAGE | PME_SOFT), "", "");
+}
+
+static void test_soft_markers(void **state)
+{
+	struct settled s = SETTLE("0-4", MARKER, GUARD | PME_SOFT, SWAPPED, MARKER | PME_SOFT);
+
+	expect(&s.now.guard, "1-2");
+	check_settled(s, "0-2 3-4", "");
+}
+
+/* A grown or new mapping: the whole of it has the bit. */
+static void test_soft_new_mapping(void **state)
+{
+	check_settled(SETTLE("0-2", ANON | PME_SOFT, PME_SOFT, PME_SOFT, ANON | PME_SOFT), "1-2",
+		      "0-1 3-4");
+}
+
+static void test_soft_shared(void **state)
+{
+	uint64_t pme[] = { FILE_PAGE, FILE_PAGE | PME_SOFT, 0, PME_SOFT, SWAPPED };
+	struct soft_pages p = { 0 };
+
+	soft_sort(pme, 5, BASE, true, ZERO_FRAME, &p);
+	expect(&p.content, "");
+	expect(&p.dirty, "1-2 3-4");
+	expect(&p.unsure, "2-3 4-5");
+	soft_pages_free(&p);
+}
+
+/* Pieces of one mapping give the same as the whole. */
+static void test_soft_pieces(void **state)
+{
+	uint64_t pme[] = { ANON, ANON | PME_SOFT, ANON | PME_SOFT, ANON };
+	struct soft_pages p = { 0 };
+
+	soft_sort(pme, 2, BASE, false, ZERO_FRAME, &p);
+	soft_sort(pme + 2, 2, BASE + 2 * PAGE_SIZE, false, ZERO_FRAME, &p);
+	expect(&p.content, "0-4");
+	expect(&p.dirty, "1-3");
+	soft_pages_free(&p);
+}
+
+/* ---- as bytes ---- */
+
+static void test_bytes(void **state)
+{
+	struct tracker t = { .kind = TRACKER_SOFT_DIRTY, .pid = 7, .scanned = true, .uffd = -1 };
+	struct tracker *back;
+	struct buf b = { 0 };
+	struct err e = ERR_INIT;
+
+	ranges(&t.known, "0-2 5-6");
+	tracker_encode(&t, &b);
+	assert_int_equal(tracker_decode(&back, b.at, b.n, -1, &e), 0);
+	assert_int_equal(tracker_pid(back), 7);
+	assert_true(back->scanned);
+	expect(tracker_known(back), "0-2 5-6");
+	tracker_free(back);
+
+	for (size_t n = 0; n < b.n; n++)
+		assert_int_equal(tracker_decode(&back, b.at, n, -1, &e), -EBADMSG);
+	/* Ranges out of order; a count that is too big; unknown kind. */
+	struct { size_t at; uint8_t value; } harm[] = { { 40, 0xff }, { 23, 0xff }, { 4, 9 } };
+	for (size_t i = 0; i < 3; i++) {
+		uint8_t kept = b.at[harm[i].at];
+
+		b.at[harm[i].at] = harm[i].value;
+		assert_int_equal(tracker_decode(&back, b.at, b.n, -1, &e), -EBADMSG);
+		b.at[harm[i].at] = kept;
+	}
+	buf_free(&b);
+	vec_free(&t.known);
+}
+
+static void test_names(void **state)
+{
+	assert_string_equal(tracker_name(TRACKER_UFFD_WP), "uffd-wp");
+	assert_string_equal(tracker_name(TRACKER_SOFT_DIRTY), "soft-dirty");
+	assert_string_equal(tracker_name(TRACKER_AUTO), "auto");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_add), cmocka_unit_test(test_sets),
+		cmocka_unit_test(test_sets_random), cmocka_unit_test(test_soft_written),
+		cmocka_unit_test(test_soft_unknown_is_dirty), cmocka_unit_test(test_soft_dropped),
+		cmocka_unit_test(test_soft_zero_page), cmocka_unit_test(test_soft_back_to_file),
+		cmocka_unit_test(test_soft_markers), cmocka_unit_test(test_soft_new_mapping),
+		cmocka_unit_test(test_soft_shared), cmocka_unit_test(test_soft_pieces),
+		cmocka_unit_test(test_bytes), cmocka_unit_test(test_names),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
