@@ -160,9 +160,9 @@ static int start_tracker(struct guest_mm *m, enum tracker_kind k, struct err *e)
 }
 
 /* A task of a running guest that is not there any more; the next look at the tree tells why. */
-static bool has_gone(const struct guest_mm *m, int ret)
+static bool has_gone(const struct guest *g, const struct guest_mm *m, int ret)
 {
-	return m->task->ppid && (ret == -ESRCH || ret == -ENOENT) && kill(m->pid, 0) < 0;
+	return m->task != g->tree.task.at[0] && (ret == -ESRCH || ret == -ENOENT);
 }
 
 int guest_track(struct guest *g, enum tracker_kind k, struct err *e)
@@ -172,7 +172,7 @@ int guest_track(struct guest *g, enum tracker_kind k, struct err *e)
 	vec_each(&g->mm, m) {
 		int ret = m->tracker ? 0 : start_tracker(m, k, e);
 
-		m->gone = ret < 0 && has_gone(m, ret);
+		m->gone = ret < 0 && has_gone(g, m, ret);
 		if (ret < 0 && !m->gone)
 			return ret;
 		if (m->gone)

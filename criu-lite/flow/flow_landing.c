@@ -364,6 +364,7 @@ int landing_run(struct landing *l, struct err *e)
 		if (ret < 0)
 			return ret;
 	}
+	kind_restore_done(l->kinds);
 	/* our copies of its pipe ends go first, or it would miss an end of file */
 	kind_restore_free(steal_ptr(l->kinds));
 	shape_release(&l->shape);

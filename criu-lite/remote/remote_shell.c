@@ -84,6 +84,13 @@ static int taken_error(pid_t pid, int code, struct err *e)
 	return -code;
 }
 
+static void close_others(struct batch *b, const struct remote *r)
+{
+	batch_call(b, "close_range", SYS_close_range, r->guest_sock + 1, ~0u, 0);
+	if (r->guest_sock > 0)
+		batch_call(b, "close_range", SYS_close_range, 0, r->guest_sock - 1, 0);
+}
+
 /* Everything of ours out of the new process: mappings, descriptors, rseq. */
 static int empty(struct remote *r, struct err *e)
 {
@@ -98,10 +105,7 @@ static int empty(struct remote *r, struct err *e)
 		batch_call(&b, "?rseq", SYS_rseq, tp + __rseq_offset, 32, RSEQ_FLAG_UNREGISTER,
 			   RSEQ_SIG);
 	batch_call(&b, "set_robust_list", SYS_set_robust_list, 0, 24);
-	batch_call(&b, "close_range", SYS_close_range, r->guest_sock + 1, ~0u, 0);
-	if (r->guest_sock > 0)
-		batch_call(&b, "close_range", SYS_close_range, 0, r->guest_sock - 1, 0);
-
+	close_others(&b, r);
 	snprintf(path, sizeof(path), "/proc/%d/maps", r->pid);
 	if ((ret = io_slurp_at(AT_FDCWD, path, &maps, e)) < 0)
 		return ret;
@@ -215,8 +219,9 @@ static int child_boot(struct remote *r, const struct remote *parent, uint64_t fl
 		return ret;
 	if (flags & CLONE_FILES)
 		return remote_move_socket(r, SHARED_ABOVE, e);
+	/* control sockets of the parent and of those who share its table */
 	_cleanup_batch_ struct batch b = BATCH(t);
-	batch_call(&b, "close", SYS_close, parent->guest_sock);
+	close_others(&b, r);
 	return batch_run(&b, e);
 }
 

@@ -331,25 +331,54 @@ static void shape_task_free(struct shape_task *st)
 	free(st);
 }
 
-/* Shells of tasks that are gone: their parents' shells reap them. */
+static bool shares(const struct task *a, const struct task *b)
+{
+	return a->vm_id == b->vm_id;
+}
+
+/* Shells of tasks that are gone, or that share their memory no longer (a vfork child that called
+ * exec), end; their parents' shells reap them. One that shared memory leaves its stub there. */
+static int bury(struct birth *b, struct shape_task *st)
+{
+	struct shape_task *parent = find(b->s, st->task.ppid);
+	struct grange stub = remote_stub(st->task.remote);
+	int ret = 0;
+
+	remote_kill(st->task.remote);
+	if (!parent || !wanted(b, parent->task.pid))
+		return 0;
+	if (shares(&st->task, &parent->task))
+		ret = run1(parent->task.remote, "munmap", SYS_munmap, stub.start,
+			   stub.end - stub.start, b->e);
+	return ret < 0 ? ret : run1(parent->task.remote, "?wait4", SYS_wait4, (uint64_t)st->task.pid,
+				    0, b->e);
+}
+
+static bool stays(const struct birth *b, const struct shape_task *st)
+{
+	const struct task *w = wanted(b, st->task.pid), *wp = w ? wanted(b, w->ppid) : NULL;
+	const struct shape_task *parent = find(b->s, st->task.ppid);
+
+	return w && (is_root(b, w) || !parent || !wp || w->state == TASK_DEAD ||
+		     shares(&st->task, &parent->task) == shares(w, wp));
+}
+
 static int bury_gone(struct birth *b)
 {
 	size_t keep = 0;
 	int ret = 0;
 
-	for (size_t i = 0; i < b->s->task.n; i++) {
-		struct shape_task *st = b->s->task.at[i], *parent;
-
-		if (wanted(b, st->task.pid)) {
-			b->s->task.at[keep++] = st;
-			continue;
+	/* children come after their parents */
+	for (size_t i = b->s->task.n; ret == 0 && i-- > 0;)
+		if (!stays(b, b->s->task.at[i])) {
+			ret = bury(b, b->s->task.at[i]);
+			b->s->task.at[i]->task.remote = NULL;
 		}
-		remote_kill(st->task.remote);
-		parent = find(b->s, st->task.ppid);
-		if (ret == 0 && parent && wanted(b, parent->task.pid))
-			ret = run1(parent->task.remote, "?wait4", SYS_wait4, (uint64_t)st->task.pid,
-				   0, b->e);
-		shape_task_free(st);
+	for (size_t i = 0; i < b->s->task.n; i++) {
+		if (b->s->task.at[i]->task.remote)
+			b->s->task.at[keep++] = b->s->task.at[i];
+		else
+			shape_task_free(b->s->task.at[i]);
 	}
 	b->s->task.n = keep;
 	return ret;
@@ -368,6 +397,10 @@ static int update_known(struct birth *b)
 			return err_remedy(b->e, "start the migration again");
 		}
 		st->task.state = (*it)->state;
+		st->task.vm_id = (*it)->vm_id;
+		st->task.files_id = (*it)->files_id;
+		st->task.fs_id = (*it)->fs_id;
+		st->task.sighand_id = (*it)->sighand_id;
 		st->task.pgid = (*it)->pgid;
 		st->task.sid = (*it)->sid;
 		vec_free(&st->task.tids);
