@@ -104,6 +104,10 @@ void kind_dump_undo(struct kind_dump *c);
 
 struct kind_restore;
 struct kind_restore *kind_restore_new(const struct kind_opts *opts);
+/* The guest is about to run: what was made aside takes its name in the file system, names for
+ * --link-remap go. There is no way back from here. */
+void kind_restore_done(struct kind_restore *c);
+/* Without kind_restore_done() before it, nothing stays in the file system of what was made. */
 void kind_restore_free(struct kind_restore *c);
 const struct kind_opts *kind_restore_opts(const struct kind_restore *c);
 
@@ -113,8 +117,9 @@ const struct kind_opts *kind_restore_opts(const struct kind_restore *c);
 int kind_restore_begin(struct kind_restore *c, const struct img_set *set, struct err *e);
 const struct img_set *kind_restore_set(const struct kind_restore *c);
 
-/* Is every file there, and the same (size, mtime, build-id)? Nothing is created. Complaints are
- * gathered, all of them: one call of `complain` each. Returns their number. */
+/* Is every file there, and the same (size, mtime, build-id), every port and socket name free?
+ * Nothing stays created. Complaints are gathered, all of them: one call of `complain` each. Returns
+ * their number. */
 int kind_restore_check(struct kind_restore *c, void (*complain)(void *arg, const struct err *e),
 		       void *arg);
 
@@ -127,6 +132,9 @@ int kind_fd(struct kind_restore *c, uint32_t id, struct err *e);
 const FileEntry *kind_entry_at(const struct kind_restore *c, size_t i);
 /* For `create` that makes two descriptions at once (a socket pair): fd becomes that of `id`. */
 void kind_give(struct kind_restore *c, uint32_t id, int fd);
+
+/* What a kind keeps until the next kind_restore_begin(): NULL at first; `release` is called then. */
+void **kind_restore_slot(struct kind_restore *c, const struct kind *k, void (*release)(void *));
 
 /* Who holds a description, filled by the caller of kind_finish for every fd put. */
 struct kind_holder {
@@ -157,9 +165,12 @@ struct kind {
 	int (*check)(struct kind_dump *c, const struct fd_view *v, struct err *e); /* or NULL */
 	int (*dump)(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e);
 	int (*end)(struct kind_dump *c, struct err *e);                              /* or NULL */
+	/* Could it be created here? Nothing stays behind. Or NULL. */
+	int (*verify)(struct kind_restore *c, const FileEntry *fe, struct err *e);
 	/* *fd: a new descriptor, flags and offset as in the entry */
 	int (*create)(struct kind_restore *c, const FileEntry *fe, int *fd, struct err *e);
 	int (*finish)(struct kind_restore *c, const FileEntry *fe, int fd, struct err *e); /* or NULL */
+	void (*done)(struct kind_restore *c, const FileEntry *fe);       /* or NULL */
 };
 
 extern const struct kind *const kind_table[];   /* ends with NULL; first match wins */

@@ -35,7 +35,7 @@ void kind_dump_free(struct kind_dump *c)
 	vec_each(&c->link, l)
 		free(*l);
 	vec_free(&c->link);
-	kind_slots_free(c);
+	kind_slots_free(&c->kept);
 	free(c->slot);
 	free(c);
 }

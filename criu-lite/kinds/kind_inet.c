@@ -256,6 +256,15 @@ static void say_losses(const struct fd_view *v, const struct inet_sock *s)
 		log_info("pid %d: fd %d: UDP datagrams not read yet are dropped", v->pid, v->fd);
 }
 
+static void dump_congestion(int fd, TcpOptsEntry *m)
+{
+	char name[64] = "";
+	socklen_t len = sizeof(name) - 1;
+
+	if (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len) && name[0])
+		m->congestion = xstrdup(name);
+}
+
 static int inet_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e)
 {
 	InetSkEntry *m = kind_msg(InetSkEntry, inet_sk_entry__init);
@@ -290,6 +299,7 @@ static int inet_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe
 	if (s.proto == IPPROTO_TCP) {
 		m->tcp_opts = kind_msg(TcpOptsEntry, tcp_opts_entry__init);
 		get_fields(v->local, tcp_fields, m->tcp_opts);
+		dump_congestion(v->local, m->tcp_opts);
 	}
 	say_losses(v, &s);
 	free(m->opts);
@@ -399,6 +409,18 @@ static int do_shutdown(int fd, const InetSkEntry *m, struct err *e)
 	return 0;
 }
 
+/* How fast it sends is not what it does: without this one the host's own will do. */
+static void set_congestion(int fd, const char *name)
+{
+	char now[64] = "";
+	socklen_t len = sizeof(now) - 1;
+
+	if (!name || (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strcmp(now, name)))
+		return;
+	if (setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) < 0)
+		log_warn("congestion control %s is not available here (%m), %s is used", name, now);
+}
+
 static int set_options(int fd, const InetSkEntry *m, struct err *e)
 {
 	int ret;
@@ -413,6 +435,8 @@ static int set_options(int fd, const InetSkEntry *m, struct err *e)
 	if (m->tcp_opts && m->proto == IPPROTO_TCP &&
 	    set_fields(fd, tcp_fields, m->tcp_opts, e) < 0)
 		return -e->code;
+	if (m->tcp_opts && m->proto == IPPROTO_TCP)
+		set_congestion(fd, m->tcp_opts->congestion);
 	return kind_sockopt_restore(fd, m->opts, e);
 }
 
@@ -451,11 +475,36 @@ static int inet_create(struct kind_restore *c, const FileEntry *fe, int *out, st
 	return 0;
 }
 
+/* Is the port free? Its address may come later, with the guest. */
+static int inet_verify(struct kind_restore *c, const FileEntry *fe, struct err *e)
+{
+	InetSkEntry m = *fe->isk;
+	_cleanup_close_ int fd = -1;
+
+	if ((m.family != AF_INET && m.family != AF_INET6) || !m.src_port ||
+	    (m.proto == IPPROTO_TCP && m.state != TCP_LISTEN && m.state != TCP_CLOSE))
+		return 0;
+	m.state = TCP_CLOSE;     /* bound, but not listening yet */
+	fd = socket((int)m.family, (int)m.type | SOCK_CLOEXEC, (int)m.proto);
+	if (fd < 0)
+		return err_set(e, errno, "socket");
+	if (m.has_uid && fchown(fd, m.uid, (gid_t)-1) < 0)
+		log_debug("socket %u stays ours: %m", m.id);
+	if (set_options(fd, &m, e) < 0)
+		return -e->code;
+	if (m.family == AF_INET6)
+		kind_sockopt_set(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1);
+	else
+		kind_sockopt_set(fd, IPPROTO_IP, IP_FREEBIND, 1);
+	return do_bind(fd, &m, e);
+}
+
 const struct kind kind_inet = {
 	.name = "inet socket",
 	.type = FD_TYPES__INETSK,
 	.match = inet_match,
 	.check = inet_check,
 	.dump = inet_dump,
+	.verify = inet_verify,
 	.create = inet_create,
 };

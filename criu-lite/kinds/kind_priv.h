@@ -44,6 +44,7 @@ struct kind_kept {
 	void (*release)(void *);
 	void **slot;             /* in memory of its own: it does not move */
 };
+typedef VEC(struct kind_kept) kind_kept_vec;
 
 /* kind_ident.c: by number; words 0: the file has none */
 #define KIND_BUILD_ID_MAX 64
@@ -67,10 +68,10 @@ struct kind_dump {
 	VEC(struct kind_shm_seen) shm;
 	VEC(struct shm_object *) shm_list;   /* the same, as given out */
 	VEC(char *) link;                    /* names made for --link-remap */
-	VEC(struct kind_kept) kept;
+	kind_kept_vec kept;
 };
 
-void kind_slots_free(struct kind_dump *c);
+void kind_slots_free(kind_kept_vec *kept);
 
 /* One entry of files.img. */
 struct kind_file {
@@ -110,6 +111,7 @@ struct kind_restore {
 	VEC(struct kind_base) base;
 	VEC(MemfdInodeEntry *) memfd;
 	VEC(struct shm_object *) shm;
+	kind_kept_vec kept;
 };
 
 void kind_shm_begin_dump(struct kind_dump *c);

@@ -138,8 +138,10 @@ int kind_reg_find(struct kind_restore *c, const RegFileEntry *r, bool now, struc
 	return ret ? ret : steal_fd(fd);
 }
 
-int kind_reg_verify(struct kind_restore *c, const RegFileEntry *r, struct err *e)
+static int reg_verify(struct kind_restore *c, const FileEntry *fe, struct err *e)
 {
+	const RegFileEntry *r = fe->reg;
+
 	if (kind_remap_is(c, r->id, NULL))
 		return kind_remap_verify(c, r, e);
 	_cleanup_close_ int fd = open_named(r, e);
@@ -222,6 +224,7 @@ const struct kind kind_reg = {
 	.match = reg_match,
 	.check = reg_check,
 	.dump = reg_dump,
+	.verify = reg_verify,
 	.create = reg_create,
 	.finish = reg_finish,
 };

@@ -24,5 +24,3 @@ int kind_reg_put(struct kind_dump *c, const struct kind_source *s, struct err *e
 int kind_reg_find(struct kind_restore *c, const RegFileEntry *r, bool now, struct err *e);
 /* A description with the entry's flags and position. fd or -errno. */
 int kind_reg_open(struct kind_restore *c, const RegFileEntry *r, struct err *e);
-/* Is it there, and the same? Nothing is created. */
-int kind_reg_verify(struct kind_restore *c, const RegFileEntry *r, struct err *e);

@@ -8,7 +8,6 @@
 #include "kind_fown.h"
 #include "kind_locks.h"
 #include "kind_priv.h"
-#include "kind_reg.h"
 #include "kind_remap.h"
 #include "kind_util.h"
 
@@ -36,6 +35,7 @@ void kind_restore_free(struct kind_restore *c)
 {
 	if (!c)
 		return;
+	kind_slots_free(&c->kept);
 	free_files(&c->file);
 	kind_remap_free(c);
 	kind_shm_free(c);
@@ -129,6 +129,7 @@ int kind_restore_begin(struct kind_restore *c, const struct img_set *set, struct
 		free_files(&new);
 		return ret;
 	}
+	kind_slots_free(&c->kept);
 	c->set = set;
 	ret = kind_remap_begin(c, e);
 	if (!ret) {
@@ -152,8 +153,9 @@ int kind_restore_check(struct kind_restore *c, void (*complain)(void *arg, const
 		if (!f->kind)
 			err_say(&e, ENOTSUP, "file %u: kind %d is not supported", f->id,
 				f->fe->type);
-		else if (f->fe->type == FD_TYPES__REG)
-			kind_reg_verify(c, f->fe->reg, &e);
+		else if (f->kind->verify && f->kind->verify(c, f->fe, &e) < 0 &&
+			 f->fe->type != FD_TYPES__REG)
+			err_in(&e, "%s %u", f->kind->name, f->id);
 		if (!err_is(&e))
 			continue;
 		complain(arg, &e);
@@ -268,9 +270,13 @@ int kind_finish(struct kind_restore *c, struct err *e)
 		f->finished = true;
 	}
 	ret = kind_shm_seal(c, e);
-	if (!ret)
-		ret = kind_locks_restore(c, e);
-	if (!ret)
-		kind_remap_done(c);
-	return ret;
+	return ret ? ret : kind_locks_restore(c, e);
+}
+
+void kind_restore_done(struct kind_restore *c)
+{
+	vec_each(&c->file, f)
+		if (f->fd >= 0 && f->kind->done)
+			f->kind->done(c, f->fe);
+	kind_remap_done(c);
 }

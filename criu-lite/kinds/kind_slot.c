@@ -3,27 +3,37 @@
 #include "cleanup.h"
 #include "kind_priv.h"
 
-void **kind_dump_slot(struct kind_dump *c, const struct kind *k, void (*release)(void *))
+static void **slot_of(kind_kept_vec *kept, const struct kind *k, void (*release)(void *))
 {
-	vec_each(&c->kept, s)
+	vec_each(kept, s)
 		if (s->kind == k)
 			return s->slot;
 
-	struct kind_kept *s = vec_new(&c->kept);
+	struct kind_kept *s = vec_new(kept);
 	s->kind = k;
 	s->release = release;
 	s->slot = xcalloc(1, sizeof(*s->slot));
 	return s->slot;
 }
 
-void kind_slots_free(struct kind_dump *c)
+void **kind_dump_slot(struct kind_dump *c, const struct kind *k, void (*release)(void *))
 {
-	vec_each(&c->kept, s) {
+	return slot_of(&c->kept, k, release);
+}
+
+void **kind_restore_slot(struct kind_restore *c, const struct kind *k, void (*release)(void *))
+{
+	return slot_of(&c->kept, k, release);
+}
+
+void kind_slots_free(kind_kept_vec *kept)
+{
+	vec_each(kept, s) {
 		if (*s->slot)
 			s->release(*s->slot);
 		free(s->slot);
 	}
-	vec_free(&c->kept);
+	vec_free(kept);
 }
 
 int kind_dump_end(struct kind_dump *c, struct err *e)

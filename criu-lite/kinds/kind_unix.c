@@ -20,6 +20,7 @@
 
 #include "kind_fown.h"
 #include "kind_sockopt.h"
+#include "kind_unix_bind.h"
 #include "kind_unix_diag.h"
 #include "kind_unix_queue.h"
 #include "kind_util.h"
@@ -223,6 +224,9 @@ static void dump_path(const struct fd_view *v, const struct unix_diag *d, UnixSk
 		return;
 	}
 	dump_perms(m, &st);
+	m->has_file_ino = m->has_file_mtime = 1;
+	m->file_ino = st.st_ino;
+	m->file_mtime = (uint64_t)st.st_mtim.tv_sec * 1000000000 + (uint64_t)st.st_mtim.tv_nsec;
 	if (name[0] == '/')
 		return;
 	snprintf(path, sizeof(path), "/proc/%d/cwd", v->pid);
@@ -266,6 +270,23 @@ static int unix_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe
 	return 0;
 }
 
+/* ---- the target side, but for kind_unix_restore.c ---- */
+
+static int unix_verify(struct kind_restore *c, const FileEntry *fe, struct err *e)
+{
+	const UnixSkEntry *m = fe->usk;
+
+	/* The name of a connected stream is for show only. */
+	if ((m->uflags & UNIX_EXTERN) || (m->type != SOCK_DGRAM && m->state == TCP_ESTABLISHED))
+		return 0;
+	return unix_name_check(c, m, e);
+}
+
+static void unix_done(struct kind_restore *c, const FileEntry *fe)
+{
+	unix_place(c, fe->usk);
+}
+
 const struct kind kind_unix = {
 	.name = "unix socket",
 	.type = FD_TYPES__UNIXSK,
@@ -273,6 +294,8 @@ const struct kind kind_unix = {
 	.check = unix_check,
 	.dump = unix_dump,
 	.end = unix_end,
+	.verify = unix_verify,
 	.create = unix_create,
 	.finish = unix_finish,
+	.done = unix_done,
 };

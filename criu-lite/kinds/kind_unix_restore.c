@@ -16,16 +16,6 @@
 #include "kind_util.h"
 #include "log.h"
 
-static const UnixSkEntry *by_ino(const struct kind_restore *c, uint32_t ino)
-{
-	const FileEntry *fe;
-
-	for (size_t i = 0; ino && (fe = kind_entry_at(c, i)); i++)
-		if (fe->type == FD_TYPES__UNIXSK && fe->usk && fe->usk->ino == ino)
-			return fe->usk;
-	return NULL;
-}
-
 static bool same_name(const UnixSkEntry *a, const UnixSkEntry *b)
 {
 	return a->name.len == b->name.len && a->name.len &&
@@ -37,7 +27,7 @@ static const UnixSkEntry *listener_of(const struct kind_restore *c, const UnixSk
 {
 	const FileEntry *fe;
 
-	for (size_t i = 0; m->type != SOCK_DGRAM && (fe = kind_entry_at(c, i)); i++)
+	for (size_t i = 0; m->type != SOCK_DGRAM && m->name.len && (fe = kind_entry_at(c, i)); i++)
 		if (fe->type == FD_TYPES__UNIXSK && fe->usk && fe->usk->state == TCP_LISTEN &&
 		    fe->usk->type == m->type && same_name(fe->usk, m) && !fe->usk->deleted)
 			return fe->usk;
@@ -83,7 +73,7 @@ static int pair_by_listener(struct kind_restore *c, const UnixSkEntry *listener,
 	fd[1] = new_socket(listener, e);
 	if (fd[1] < 0)
 		return fd[1];
-	int ret = unix_connect(fd[1], listener);
+	int ret = unix_connect(c, fd[1], listener);
 	while (!ret) {
 		struct ucred cred = {0};
 		socklen_t len = sizeof(cred);
@@ -100,11 +90,9 @@ static int pair_by_listener(struct kind_restore *c, const UnixSkEntry *listener,
 }
 
 /* Names of connected stream sockets are for show only. */
-static int name_end(int fd, const UnixSkEntry *m, struct err *e)
+static int name_end(struct kind_restore *c, int fd, const UnixSkEntry *m, struct err *e)
 {
-	if (m->type != SOCK_DGRAM && m->deleted)
-		return 0;
-	if (!unix_bind(fd, m, e))
+	if (!unix_bind(c, fd, m, e))
 		return 0;
 	if (m->type == SOCK_DGRAM)
 		return -e->code;
@@ -129,9 +117,9 @@ static int make_pair(struct kind_restore *c, const UnixSkEntry *m, const UnixSkE
 	} else if (socketpair(AF_UNIX, (int)m->type | SOCK_CLOEXEC, 0, fd) < 0) {
 		return err_set(e, errno, "socketpair");
 	}
-	if (!l && name_end(fd[0], m, e) < 0)
+	if (!l && name_end(c, fd[0], m, e) < 0)
 		return -e->code;
-	if (!pl && name_end(fd[1], peer, e) < 0)
+	if (!pl && name_end(c, fd[1], peer, e) < 0)
 		return -e->code;
 	if (unix_queue_fill(c, m->id, fd[1], e) < 0 || unix_queue_fill(c, peer->id, fd[0], e) < 0)
 		return -e->code;
@@ -161,7 +149,7 @@ static int create_orphan(struct kind_restore *c, const UnixSkEntry *m, int *out,
 
 	if (socketpair(AF_UNIX, (int)m->type | SOCK_CLOEXEC, 0, fd) < 0)
 		return err_set(e, errno, "socketpair");
-	ret = name_end(fd[0], m, e);
+	ret = name_end(c, fd[0], m, e);
 	if (!ret)
 		ret = unix_queue_fill(c, m->id, fd[1], e);
 	close(fd[1]);
@@ -187,7 +175,7 @@ static int fill_by_name(struct kind_restore *c, const UnixSkEntry *m, struct err
 	from = new_socket(m, e);
 	if (from < 0)
 		return from;
-	ret = unix_connect(from, m);
+	ret = unix_connect(c, from, m);
 	if (ret < 0)
 		return err_set(e, -ret, "reaching unix socket %u to give it its messages", m->id);
 	return unix_queue_fill(c, m->id, from, e);
@@ -197,7 +185,7 @@ static int create_single(struct kind_restore *c, const UnixSkEntry *m, int *out,
 {
 	_cleanup_close_ int fd = new_socket(m, e);
 
-	if (fd < 0 || unix_bind(fd, m, e) < 0)
+	if (fd < 0 || unix_bind(c, fd, m, e) < 0)
 		return -e->code;
 	if (m->state == TCP_LISTEN && listen(fd, (int)m->backlog) < 0)
 		return err_set(e, errno, "listen");
@@ -211,7 +199,7 @@ static int create_single(struct kind_restore *c, const UnixSkEntry *m, int *out,
 
 int unix_create(struct kind_restore *c, const FileEntry *fe, int *out, struct err *e)
 {
-	const UnixSkEntry *m = fe->usk, *peer = by_ino(c, m->peer);
+	const UnixSkEntry *m = fe->usk, *peer = unix_by_ino(c, m->peer);
 
 	if (m->uflags & UNIX_EXTERN)
 		return err_say(e, EBADMSG, "unix socket %u belongs to another program", m->id);
@@ -231,7 +219,7 @@ int unix_create(struct kind_restore *c, const FileEntry *fe, int *out, struct er
 
 /* ---- connected one way ---- */
 
-static int connect_to(int fd, const UnixSkEntry *m, const UnixSkEntry *peer, struct err *e)
+static int connect_to(struct kind_restore *c, int fd, const UnixSkEntry *m, const UnixSkEntry *peer, struct err *e)
 {
 	char text[160];
 	int passcred = 0, ret;
@@ -239,7 +227,7 @@ static int connect_to(int fd, const UnixSkEntry *m, const UnixSkEntry *peer, str
 	/* With SO_PASSCRED, connect() would name a socket that has no name. */
 	kind_sockopt_get(fd, SOL_SOCKET, SO_PASSCRED, &passcred);
 	kind_sockopt_set(fd, SOL_SOCKET, SO_PASSCRED, 0);
-	ret = unix_connect(fd, peer);
+	ret = unix_connect(c, fd, peer);
 	kind_sockopt_set(fd, SOL_SOCKET, SO_PASSCRED, passcred);
 	if (!ret)
 		return 0;
@@ -251,7 +239,7 @@ static int connect_to(int fd, const UnixSkEntry *m, const UnixSkEntry *peer, str
 
 int unix_finish(struct kind_restore *c, const FileEntry *fe, int fd, struct err *e)
 {
-	const UnixSkEntry *m = fe->usk, *peer = by_ino(c, m->peer);
+	const UnixSkEntry *m = fe->usk, *peer = unix_by_ino(c, m->peer);
 
 	if (!peer || is_mutual(m, peer))
 		return 0;
@@ -261,5 +249,5 @@ int unix_finish(struct kind_restore *c, const FileEntry *fe, int fd, struct err 
 	}
 	if (!(peer->uflags & UNIX_EXTERN) && kind_fd(c, peer->id, e) < 0)
 		return -e->code;
-	return connect_to(fd, m, peer, e);
+	return connect_to(c, fd, m, peer, e);
 }

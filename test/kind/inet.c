@@ -57,6 +57,34 @@ static int moved(struct trip *t, int fd)
 	return r;
 }
 
+/* A conflict is told beforehand; the look at it leaves nothing behind. */
+static void port_checked(void **state)
+{
+	struct sockaddr_in a = v4("127.0.0.1", PORT);
+
+	for (int udp = 0; udp < 2; udp++) {
+		struct trip t = { 0 };
+		int type = udp ? SOCK_DGRAM : SOCK_STREAM, fd = socket(AF_INET, type, 0);
+
+		set(fd, SOL_SOCKET, SO_REUSEADDR, !udp);
+		bind4(fd, "0.0.0.0", PORT);
+		if (!udp)
+			listen(fd, 3);
+		trip_begin(&t);
+		assert_ok(&t, trip_dump(&t, fd));
+		assert_ok(&t, trip_carry(&t));
+		assert_int_equal(trip_verify(&t), 1);
+		assert_says(&t, "another program on this host uses port 47311");
+		close(fd);
+		assert_int_equal(trip_verify(&t), 0);
+		fd = socket(AF_INET, type, 0);
+		set(fd, SOL_SOCKET, SO_REUSEADDR, !udp);
+		assert_return_code(bind(fd, (struct sockaddr *)&a, sizeof(a)), errno);
+		close(fd);
+		trip_end(&t);
+	}
+}
+
 static void listening(void **state)
 {
 	struct trip t = { 0 };
@@ -70,6 +98,7 @@ static void listening(void **state)
 	set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	set(fd, IPPROTO_TCP, TCP_KEEPIDLE, 77);
 	set(fd, IPPROTO_IP, IP_TTL, 33);
+	assert_return_code(setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4), errno);
 	bind4(fd, "127.0.0.1", PORT);
 	assert_return_code(listen(fd, 17), errno);
 	int defer = get(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT), rcv = get(fd, SOL_SOCKET, SO_RCVBUF);
@@ -77,6 +106,9 @@ static void listening(void **state)
 	assert_int_equal(getsockopt(r, IPPROTO_TCP, TCP_INFO, &info, &len), 0);
 	assert_int_equal(info.tcpi_state, TCP_LISTEN);
 	assert_int_equal(info.tcpi_sacked, 17);
+	char cc[16] = "";
+	assert_return_code(getsockopt(r, IPPROTO_TCP, TCP_CONGESTION, cc, &(socklen_t){ 16 }), errno);
+	assert_string_equal(cc, "reno");
 	assert_int_equal(get(r, SOL_SOCKET, SO_REUSEADDR), 1);
 	assert_int_equal(get(r, SOL_SOCKET, SO_RCVBUF), rcv);
 	assert_int_equal(get(r, IPPROTO_TCP, TCP_DEFER_ACCEPT), defer);
@@ -316,7 +348,7 @@ static void address_not_here(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(listening), cmocka_unit_test(port_taken),
+		cmocka_unit_test(listening), cmocka_unit_test(port_checked), cmocka_unit_test(port_taken),
 		cmocka_unit_test(reuseport_group_and_v6), cmocka_unit_test(generic_options),
 		cmocka_unit_test(udp_bound_and_connected), cmocka_unit_test(tcp_not_connected),
 		cmocka_unit_test(connections), cmocka_unit_test(refused),

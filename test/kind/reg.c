@@ -350,6 +350,9 @@ static void link_remap(void **state)
 	assert_int_equal(read(r, buf, 4), 3);
 	assert_ok(&t, kind_finish(t.r, &t.e));
 	fstat(fd, &st);
+	assert_int_equal(st.st_nlink, 1);
+	kind_restore_done(t.r);
+	fstat(fd, &st);
 	assert_int_equal(st.st_nlink, 0);
 	trip_end(&t);
 

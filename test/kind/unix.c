@@ -42,6 +42,7 @@ static void move(struct group *g)
 		assert_ok(t, g->new[i]);
 	}
 	assert_ok(t, kind_finish(t->r, &t->e));
+	kind_restore_done(t->r);
 }
 
 static void leave(struct group *g)
@@ -299,6 +300,8 @@ static void names(void **state)
 		assert_ok(&g.t, trip_fd(&g.t, g.old[i]));
 	assert_return_code(chdir(*state), errno);
 	assert_name(trip_fd(&g.t, g.old[0]), "relative", false);
+	assert_ok(&g.t, kind_finish(g.t.r, &g.t.e));
+	kind_restore_done(g.t.r);
 	close(connected(SOCK_STREAM, "relative"));
 	assert_name(trip_fd(&g.t, g.old[1]), gone, false);
 	assert_int_equal(stat(gone, &st), -1);
@@ -312,11 +315,55 @@ static void names(void **state)
 	int other = bound(SOCK_STREAM, taken);
 	listen(other, 1);
 	assert_ok(&h.t, trip_carry(&h.t));
+	assert_int_equal(trip_verify(&h.t), 1);
+	assert_says(&h.t, taken);
 	assert_true(trip_fd(&h.t, h.old[0]) < 0);
 	assert_int_equal(h.t.e.code, EADDRINUSE);
 	assert_says(&h.t, taken);
 	close(other);
 	leave(&h);
+}
+
+/* Until the guest is to run, the name is the source's; if that never happens, nothing stays. */
+static void made_aside(void **state)
+{
+	_cleanup_free_ char *dir = xasprintf("%s/a", (char *)*state);
+	_cleanup_free_ char *name = xasprintf("%s/s", dir);
+	struct stat was, is;
+
+	assert_return_code(mkdir(dir, 0700), errno);
+	for (int run = 0; run < 2; run++) {
+		struct group g = { .n = 2 };
+
+		g.old[0] = bound(SOCK_DGRAM, name);
+		g.old[1] = connected(SOCK_DGRAM, name);
+		send(g.old[1], "kept", 4, 0);
+		assert_return_code(lstat(name, &was), errno);
+		assert_ok(&g.t, dump_all(&g));
+		assert_ok(&g.t, trip_carry(&g.t));
+		assert_int_equal(trip_verify(&g.t), 0);
+		for (int i = 0; i < 2; i++)
+			assert_ok(&g.t, trip_fd(&g.t, g.old[i]));
+		assert_ok(&g.t, kind_finish(g.t.r, &g.t.e));
+		assert_reads(trip_fd(&g.t, g.old[0]), "kept");
+		assert_name(trip_fd(&g.t, g.old[1]), name, true);
+		assert_int_equal(send(trip_fd(&g.t, g.old[1]), "new", 3, 0), 3);
+		assert_reads(trip_fd(&g.t, g.old[0]), "new");
+		assert_int_equal(send(g.old[1], "old", 3, 0), 3);
+		assert_reads(g.old[0], "kept");
+		assert_reads(g.old[0], "old");
+		assert_return_code(lstat(name, &is), errno);
+		assert_int_equal(is.st_ino, was.st_ino);
+		if (run)
+			kind_restore_done(g.t.r);
+		leave(&g);
+		assert_return_code(lstat(name, &is), errno);
+		assert_int_equal(is.st_ino == was.st_ino, !run);
+		unlink(name);
+		close(g.old[0]);
+		close(g.old[1]);
+	}
+	assert_return_code(rmdir(dir), errno);
 }
 
 static void peer_outside(void **state)
@@ -410,6 +457,7 @@ int main(void)
 		cmocka_unit_test(shut_down_and_closed_peer),
 		cmocka_unit_test(listener_with_connections), cmocka_unit_test(not_accepted_yet),
 		cmocka_unit_test(datagram_server), cmocka_unit_test(names),
+		cmocka_unit_test(made_aside),
 		cmocka_unit_test(peer_outside), cmocka_unit_test(passengers_are_refused),
 		cmocka_unit_test(options),
 	};
