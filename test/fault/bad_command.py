@@ -10,10 +10,10 @@ from frame import Guest, Failed, check, hosts
 def no_such_pid(b):
   for command in ("dump", "pre-dump"):
     d = b.mkdir(command)
-    b.refused(b.a, command, "-t", 29999, "-D", d, say=["29999", ["no such", "not exist"]])
+    b.refused(b.a, command, "-t", 29999, "-D", d, say=["29999", ["no such", "not exist", "no process"]])
     check(not os.listdir(d), "%s left files: %s", command, os.listdir(d))
   b.receiver()
-  b.refused(b.a, "migrate", "-t", 29999, b.target, say=["29999", ["no such", "not exist"]])
+  b.refused(b.a, "migrate", "-t", 29999, b.target, say=["29999", ["no such", "not exist", "no process"]])
   b.clean(b.b, b.receiver_pid)
   b.clean(b.a)
 
@@ -130,7 +130,7 @@ def wrong_options(b):
       (["pre-dump", "-t", pid, "-D", nowhere, "--track-mem"], [nowhere]),
       (["restore", "-D", d, "extra"], ["extra"]),
       (["restore", "-D", nowhere], [nowhere]),
-      (["migrate", "-t", pid], [["host", "tcp://"]]),
+      (["migrate", "-t", pid], [["host", "tcp://", "missing"]]),
       (["migrate", b.target], ["-t"]),
       (["migrate", "-t", pid, "http://10.9.0.2:9400"], ["http://10.9.0.2:9400"]),
       (["migrate", "-t", pid, "tcp://"], ["tcp://"]),
@@ -149,11 +149,12 @@ def wrong_options(b):
       (["show", d], [d]),
       (["show", file], [file]),
       (["no-such-command"], ["no-such-command"]),
-      ([], []),
   ):
     b.refused(b.a, *command, say=say, timeout=20)
     check(not os.listdir(d), "criu-lite %s left files: %s", " ".join(map(str, command)),
           os.listdir(d))
+  rc, out = b.run(b.a)
+  check(0 < rc < 126 and "migrate" in out, "criu-lite alone: exit %d: %s", rc, out)
   guest.end()
 
 

@@ -2,6 +2,7 @@
 """What cannot be moved yet: refused with pid, fd, kind and remedy, before the guest notices."""
 
 import os
+import signal
 
 from frame import Guest, check, hosts
 
@@ -35,7 +36,7 @@ OTHERS = {
 def refuse(kind, say, is_fd):
   def test(b):
     guest = Guest(b, b.a, "refused", kind)
-    say_all = [str(guest.pid)] + say + (["fd 77"] if is_fd else []) + [";"]
+    say_all = [str(guest.pid)] + say + ([["fd 77", "fd 78"]] if is_fd else []) + [";"]
     d = b.mkdir("d")
     b.receiver()
     message = b.refused(b.a, "migrate", "-t", guest.pid, b.target, say=say_all)
@@ -49,6 +50,9 @@ def refuse(kind, say, is_fd):
             command[0], os.listdir(d))
     seen = guest.count()
     hosts.wait_for(lambda: guest.count() > seen + 5)
+    if kind == "traced":
+      os.kill(guest.tracer(), signal.SIGKILL)
+      hosts.wait_for(lambda: not guest.tracer())
     guest.end()
   return test
 

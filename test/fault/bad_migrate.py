@@ -532,7 +532,7 @@ def tests(opts):
     ("migrate: program with another build-id",
      on_target("eventfd", other_program, [["build-id", "build id"]], "program")),
     ("migrate: mapped file shorter on the target", on_target("memory", cut, SIZE, "private")),
-    ("migrate: mapped file with another mtime", on_target("memory", touch, [["mtime", "modified", "changed"]], "private")),
+    ("migrate: mapped file with another mtime", on_target("memory", touch, [["mtime", "modified", "changed", "time of change"]], "private")),
     ("migrate: guest exits", guest_exits(exit_by_itself)),
     ("migrate: guest is killed", guest_exits(exit_by_kill)),
     ("migrate: killed, stress", kills(opts.kills // 2, opts.seed, "stress", [])),

@@ -81,9 +81,25 @@ class Guest:
     check(not self.read("result"), "%s: the guest ended: %s", when, self.read("result").strip())
     check(self.state_of(host) in ("R", "S", "D"), "%s: the guest is in state %s", when,
           self.state_of(host))
-    with open(host.path("/proc/%d/status" % self.pid)) as f:
-      tracer = re.search(r"TracerPid:\s*(\d+)", f.read()).group(1)
-    check(tracer == "0", "%s: the guest is traced by pid %s", when, tracer)
+    check(not self.tracer(host), "%s: the guest is traced", when)
+
+  def tracer(self, host=None):
+    """Who traces it, as a pid of ours; 0: no one."""
+    init = (host or self.host).init
+    with open("/proc/%d/root/proc/%d/status" % (init, self.pid)) as f:
+      inside = int(re.search(r"TracerPid:\s*(\d+)", f.read()).group(1))
+    if not inside:
+      return 0
+    for outer in os.listdir("/proc"):
+      try:
+        with open("/proc/%s/status" % outer) as f:
+          nspid = re.search(r"NSpid:(.*)", f.read()).group(1).split()
+      except (OSError, AttributeError):
+        continue
+      if nspid[1:] == [str(inside)] and os.path.samefile("/proc/%s/ns/pid" % outer,
+                                                        "/proc/%d/ns/pid" % init):
+        return int(outer)
+    return -1
 
   def end(self, when="at the end", host=None, timeout=20):
     """Asks it for its result, which must be ok; nothing of it may remain."""

@@ -63,18 +63,21 @@ static int do_bpf(void)
 	return syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
 }
 
-/* A connection that is established, to a listener of its own. */
+/* A connection that is established; its other end is the next fd. */
 static int do_connection(void)
 {
 	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
 	socklen_t len = sizeof(sa);
-	int l = SYS(socket(AF_INET, SOCK_STREAM, 0)), c = SYS(socket(AF_INET, SOCK_STREAM, 0));
+	int l = SYS(socket(AF_INET, SOCK_STREAM, 0)), c = SYS(socket(AF_INET, SOCK_STREAM, 0)), s;
 
 	SYS(bind(l, (void *)&sa, len));
 	SYS(listen(l, 1));
 	SYS(getsockname(l, (void *)&sa, &len));
 	SYS(connect(c, (void *)&sa, len));
-	SYS(accept(l, NULL, NULL));
+	s = SYS(accept(l, NULL, NULL));
+	SYS(dup2(s, FD + 1));
+	close(s);
+	close(l);
 	return c;
 }
 
