@@ -148,6 +148,7 @@ static int write_pages(struct dump *d, guest_pages_vec *pages, bool live, struct
 			vec_each(&d->guest.mm, m)
 				if (m->pid == p->space.pid && m->tracker)
 					prange_minus(tracker_known(m->tracker), &p->scan.dirty, &clean);
+		p->space.live = live;
 		ret = pages_dump(&p->space, &p->scan, &clean, d->dir, ++id, &st, e);
 		d->stats.pages_written += st.pages;
 		d->stats.pages_skipped_parent += prange_bytes(&clean) / PAGE_SIZE;

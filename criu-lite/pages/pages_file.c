@@ -48,6 +48,18 @@ struct ring {
 	struct err err;                 /* the reader's */
 };
 
+static int read_hard(const struct ring *r, uint8_t *to, size_t len, uint64_t at)
+{
+	int ret = io_pread(r->mem_fd, to, len, (off_t)at);
+
+	if (ret == 0 || !r->from->live)
+		return ret;
+	for (size_t i = 0; i < len; i += PAGE_SIZE) /* some of it may have been unmapped */
+		if (io_pread(r->mem_fd, to + i, PAGE_SIZE, (off_t)(at + i)) < 0)
+			memset(to + i, 0, PAGE_SIZE);
+	return 0;
+}
+
 /* What process_vm_readv refuses (PROT_NONE mappings) /proc/PID/mem gives. */
 static int read_task(struct ring *r, uint8_t *to, const struct iovec *want, size_t n, size_t len)
 {
@@ -57,15 +69,15 @@ static int read_task(struct ring *r, uint8_t *to, const struct iovec *want, size
 
 	if (done == len)
 		return 0;
-	if (got < 0 && errno == ESRCH)
+	if (got < 0 && errno == ESRCH && !r->from->live)
 		return -ESRCH;
 	for (size_t i = 0, at = 0; i < n; at += want[i++].iov_len) {
 		size_t skip = done <= at ? 0 : done - at;
 
 		if (skip >= want[i].iov_len)
 			continue;
-		int ret = io_pread(r->mem_fd, to + at + skip, want[i].iov_len - skip,
-				   (off_t)((uintptr_t)want[i].iov_base + skip));
+		int ret = read_hard(r, to + at + skip, want[i].iov_len - skip,
+				    (uintptr_t)want[i].iov_base + skip);
 		if (ret < 0)
 			return ret;
 	}

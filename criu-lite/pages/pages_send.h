@@ -22,6 +22,8 @@ struct pages_space {
 	uint32_t id;                 /* pid of the task's leader, or shm id */
 	pid_t pid;                   /* to read from (TASK) */
 	int fd;                      /* to pread from (SHM) */
+	bool live;                   /* pages_dump: the guest runs; what has gone is written as zeros,
+	                                the next scan will say so */
 };
 
 struct pages_stats {
