@@ -351,7 +351,10 @@ static int switch_over(struct migration *m, struct err *e)
 		guest_kill(&m->guest);
 		return 0;
 	}
-	return undecided(m, e);
+	if (ret != -EREMOTEIO)
+		return undecided(m, e);
+	guest_thaw(&m->guest); /* the target itself says that it does not run there */
+	return ret;
 }
 
 int flow_migrate(const struct flow_opts *o, struct err *e)
