@@ -80,6 +80,7 @@ int guest_open(struct guest *g, const struct flow_opts *o, struct err *e)
 	if (ret < 0)
 		return ret;
 	*g = (struct guest){ .o = o, .kinds = kind_dump_new(&o->kinds) };
+	kind_dump_identify(g->kinds, guest_fd_id, g);
 	if ((ret = task_tree_scan(&g->tree, o->pid, e)) < 0 || (ret = task_tree_share(&g->tree, e)) < 0 ||
 	    (ret = preflight(g, e)) < 0)
 		guest_close(g);
@@ -150,6 +151,8 @@ static int start_tracker(struct guest_mm *m, enum tracker_kind k, struct err *e)
 	bool held = m->task->remote;
 	int ret = 0;
 
+	if (!held)
+		task_sleep_watch(m->task);
 	if (!held && (ret = remote_hold(&m->task->remote, m->pid, e)) < 0)
 		return ret;
 	if ((ret = task_state_held(m->task, e)) == 0)
@@ -260,8 +263,12 @@ int guest_skeleton(struct guest *g, struct img_set *set, struct err *e)
 
 int guest_freeze(struct guest *g, struct err *e)
 {
-	int ret = task_tree_freeze(&g->tree, e);
+	int ret;
 
+	vec_each(&g->tree.task, t)
+		if ((*t)->state != TASK_DEAD)
+			task_sleep_watch(*t);
+	ret = task_tree_freeze(&g->tree, e);
 	if (ret == -ESRCH) {
 		err_say(e, ESRCH, "the guest (pid %d) has exited", g->o->pid);
 		return -ESRCH;

@@ -29,6 +29,7 @@ struct task {
 	struct remote *remote;      /* while held; NULL for zombies */
 	uint32_t vm_id, files_id, fs_id, sighand_id;  /* kobj ids: equal means shared */
 	struct task_mm *mm;         /* source: task_mm.h */
+	struct task_watch *watch;   /* source: what its threads sleep in, see task_state.h */
 	pid_vec tids;               /* target: its threads, leader first */
 };
 

@@ -71,10 +71,13 @@ int task_regs_take(struct part *p, const TaskCoreEntry *leader, struct err *e);
 int task_regs_apply(struct rthread *t, const CoreEntry *core, const struct xsave_layout *l,
 		    struct err *e);
 
-/* Sleeps (task_sleep.c). The registers as found, but with the number of the sleep that the thread
- * began with instead of restart_syscall(2) in orig_rax, if it can be told. */
-int task_sleep_identify(struct rthread *t, struct user_regs_struct *r, struct err *e);
-/* An interrupted sleep goes on with its remaining time. */
+/* Sleeps. The source's side (task_watch.c): threads were just stopped; */
+void task_watch_stopped(struct task *t);
+/* the number of the call that a thread sleeps in, 0: not known; */
+uint64_t task_watch_nr(const struct task *t, const struct rthread *thread);
+/* what was left of its timeout when it was stopped. */
+bool task_watch_left(const struct task *t, pid_t tid, uint64_t nr, uint64_t *ns);
+/* The target's side (task_sleep.c): an interrupted sleep goes on with its remaining time. */
 int task_sleep_arm(struct rthread *t, const CoreEntry *core, struct err *e);
 
 int task_signals_look(struct part *p, struct err *e);

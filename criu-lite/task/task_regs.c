@@ -73,6 +73,8 @@ static bool eintr_by_stop(uint64_t nr)
 {
 	static const uint16_t list[] = {
 		SYS_epoll_wait, SYS_epoll_pwait, 441 /* epoll_pwait2 */, SYS_semop, SYS_semtimedop,
+		/* if the remaining time cannot be written back */
+		SYS_select, SYS_pselect6, SYS_ppoll,
 		SYS_rt_sigtimedwait, SYS_io_getevents, SYS_io_uring_enter,
 		/* on sockets with SO_RCVTIMEO or SO_SNDTIMEO */
 		SYS_read, SYS_readv, SYS_write, SYS_writev, SYS_recvfrom, SYS_recvmsg,
@@ -125,7 +127,7 @@ static bool finish_call(const SaEntry *handler, struct user_regs_struct *r)
 		wind_back(r, r->orig_rax);
 		return false;
 	case ERESTART_RESTARTBLOCK_:
-		if (handler || r->orig_rax == SYS_restart_syscall)
+		if (handler || r->orig_rax == 0 /* not known */)
 			break;
 		wind_back(r, r->orig_rax);
 		return true;
@@ -204,17 +206,28 @@ static UserX86RegsEntry *regs_to_image(const struct user_regs_struct *r)
 	return m;
 }
 
+/* The registers are back at the call that begins anew. */
+static void take_rest(const struct part *p, uint64_t nr)
+{
+	ThreadCoreEntry *tc = p->core->thread_core;
+
+	tc->has_cl_sleep_left = task_watch_left(p->task, p->thread->tid, nr, &tc->cl_sleep_left);
+}
+
 int task_regs_take(struct part *p, const TaskCoreEntry *leader, struct err *e)
 {
 	ThreadInfoX86 *info = p->core->thread_info;
-	struct user_regs_struct r;
+	struct user_regs_struct r = p->thread->regs;
 	int ret;
 
-	if ((ret = task_sleep_identify(p->thread, &r, e)) < 0)
-		return ret;
+	if (r.orig_rax == SYS_restart_syscall)
+		r.orig_rax = task_watch_nr(p->task, p->thread);
 	if (finish_call(next_handler(p, leader), &r)) {
 		p->core->thread_core->has_cl_rewound_sleep = 1;
 		p->core->thread_core->cl_rewound_sleep = 1;
+		take_rest(p, r.rax);
+	} else if (r.rax == SYS_epoll_wait || r.rax == SYS_epoll_pwait) {
+		take_rest(p, r.rax);
 	}
 	info->gpregs = regs_to_image(&r);
 	ret = xsave_to_image(p->layout, p->thread->xstate, p->thread->xstate_len, &info->fpregs, e);

@@ -4,19 +4,17 @@
  * on with them by restart_syscall(2), from a restart_block that nobody can read or write from
  * outside.
  *
- * Which call it was is in the registers only at the first stop; later they say restart_syscall.
- * Then the thread is made to go on sleeping in the stub for a moment, and where it waits tells.
- *
- * On the target the call begins anew. With glibc's sleep(), where the remaining time was written
- * over the request, that is exact. A nanosleep with its remaining time elsewhere is begun with that
- * by the shell's thread itself and interrupted in it, which fills its restart_block; with
- * rax = -ERESTART_RESTARTBLOCK the kernel resumes it at the release. For the others the remaining
- * time is not known.
+ * On the target the call begins anew. Where the remaining time was written over the request, as with
+ * glibc's sleep(), that is exact. Where it is known from elsewhere (nanosleep's second argument, or
+ * task_watch.c), the shell's thread itself begins the call with that and is interrupted in it, which
+ * fills its restart_block; with rax = -ERESTART_RESTARTBLOCK the kernel resumes it at the release.
+ * epoll_wait is not resumed by the kernel, but begun again: there the argument is what is left.
  */
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -29,154 +27,135 @@
 #include "task_parts.h"
 
 #define RESTARTBLOCK ((uint64_t)-516)
-#define SHORT_NS     20000000ll /* too short for the exercise */
+#define PATIENCE_NS  3000000000u
+#define NAP_NS       20000
 
-/* Waits until the thread sleeps in system call `nr`. */
-static bool wait_asleep(const struct rthread *t, uint64_t nr)
-{
-	char path[64], want[16];
-	uint64_t until = io_now_ns() + 100000000;
+/* What a thread in the stub is doing. */
+enum doing { SLEEPS, HAS_ENDED, UNKNOWN };
 
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", remote_pid(t->of), t->tid);
-	snprintf(want, sizeof(want), "%llu ", (unsigned long long)nr);
-	do {
-		_cleanup_(buf_free) struct buf text = {0};
-		struct err ignored = ERR_INIT;
-
-		if (io_slurp_at(AT_FDCWD, path, &text, &ignored) < 0)
-			return false;
-		if (text.n > strlen(want) && !memcmp(text.at, want, strlen(want)))
-			return true;
-	} while (io_now_ns() < until);
-	return false;
-}
-
-/* Stops the sleeping thread; true if its restart_block holds the sleep now. */
-static bool stop_asleep(struct rthread *t, struct user_regs_struct *r)
-{
-	struct iovec v = {r, sizeof(*r)};
-	int status;
-
-	return ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) == 0 &&
-	       waitpid(t->tid, &status, __WALL) == t->tid && WIFSTOPPED(status) &&
-	       ptrace(PTRACE_GETREGSET, t->tid, NT_PRSTATUS, &v) == 0 && r->rax == RESTARTBLOCK;
-}
-
-/* ---- source: what a thread in restart_syscall(2) is doing ---- */
-
-static uint64_t sleep_by_place(const struct rthread *t)
+/* Waits until the thread sleeps in system call `nr`, or for us, after it. */
+static enum doing wait_asleep(const struct rthread *t, uint64_t nr)
 {
 	_cleanup_(buf_free) struct buf text = {0};
+	uint64_t until = io_now_ns() + PATIENCE_NS;
 	struct err ignored = ERR_INIT;
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/wchan", remote_pid(t->of), t->tid);
-	if (io_slurp_at(AT_FDCWD, path, &text, &ignored) < 0 || text.n < 2)
-		return 0; /* "0": kept from us */
-	if (strstr((char *)text.at, "poll"))
-		return SYS_poll;
-	if (strstr((char *)text.at, "futex"))
-		return SYS_futex;
-	/* nanosleep's own functions do not count as places; its first argument is a pointer,
-	 * that of clock_nanosleep a small number */
-	return t->regs.rdi < PAGE_SIZE ? SYS_clock_nanosleep : SYS_nanosleep;
-}
-
-/* Back into the stub, where the batch ends; the restart_block stays. */
-static int leave_sleep(struct batch *b, struct user_regs_struct *r, struct err *e)
-{
-	struct rthread *t = b->in;
-	struct iovec v = {r, sizeof(*r)};
-
-	r->rax = (uint64_t)-EINTR;
-	r->orig_rax = ~0ull;
-	if (ptrace(PTRACE_SETREGSET, t->tid, NT_PRSTATUS, &v) < 0 ||
-	    ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
-		return err_set(e, errno, "thread %d", t->tid);
-	return batch_end(b, e);
-}
-
-int task_sleep_identify(struct rthread *t, struct user_regs_struct *r, struct err *e)
-{
-	_cleanup_batch_ struct batch b = BATCH(t);
-	struct user_regs_struct now;
-	uint64_t nr = 0;
-	int ret;
-
-	*r = t->regs;
-	if (r->orig_rax != SYS_restart_syscall || r->rax != RESTARTBLOCK)
-		return 0;
-	size_t i = batch_call(&b, "?restart_syscall", SYS_restart_syscall);
-	if ((ret = batch_begin(&b, e)) < 0)
-		return ret;
-	if (wait_asleep(t, SYS_restart_syscall)) {
-		nr = sleep_by_place(t);
-		if (stop_asleep(t, &now)) {
-			r->orig_rax = nr ? nr : SYS_restart_syscall;
-			return leave_sleep(&b, &now, e);
-		}
-		ptrace(PTRACE_CONT, t->tid, 0, 0);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", remote_pid(t->of), t->tid);
+	while (io_now_ns() < until) {
+		if (io_slurp_at(AT_FDCWD, path, &text, &ignored) < 0)
+			return UNKNOWN;
+		if (text.n && text.at[0] >= '0' && text.at[0] <= '9')
+			return strtoull((char *)text.at, NULL, 10) == nr ? SLEEPS : HAS_ENDED;
+		/* "running"; it may need the CPU that we hold at a higher priority */
+		nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
 	}
-	if ((ret = batch_end(&b, e)) < 0)
-		return ret;
-	/* it ended meanwhile: this is the result that the program waits for */
-	t->regs.rax = (uint64_t)b.call.at[i].ret;
-	t->regs.orig_rax = ~0ull;
-	*r = t->regs;
-	return 0;
+	return UNKNOWN;
 }
 
-/* ---- target ---- */
-
-/* The arguments of a sleep that a thread is about to begin anew. */
-struct sleep_call {
-	uint64_t nr, clock, req, rmtp;
-};
-
-static bool sleep_of(const struct user_regs_struct *r, struct sleep_call *s)
+/* Stops the sleeping thread; true if its restart_block holds the sleep now. */
+static bool stop_asleep(struct rthread *t)
 {
-	if (r->rax == SYS_nanosleep)
-		*s = (struct sleep_call){r->rax, CLOCK_MONOTONIC, r->rdi, r->rsi};
-	else if (r->rax == SYS_clock_nanosleep && r->rsi == 0)
-		*s = (struct sleep_call){r->rax, r->rdi, r->rdx, r->r10};
-	else
+	struct user_regs_struct r;
+	struct iovec v = {&r, sizeof(r)};
+	int status;
+
+	if (ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 ||
+	    waitpid(t->tid, &status, __WALL) != t->tid || !WIFSTOPPED(status))
 		return false;
-	return s->rmtp && s->rmtp != s->req;
+	if (ptrace(PTRACE_GETREGSET, t->tid, NT_PRSTATUS, &v) == 0 && r.rax == RESTARTBLOCK)
+		return true;
+	ptrace(PTRACE_CONT, t->tid, 0, 0); /* it has just ended */
+	return false;
+}
+
+/* The timespec that is left, if the kernel wrote it somewhere else than over the request. */
+static bool rest_in_memory(struct rthread *t, uint64_t req, uint64_t rmtp, struct timespec *left)
+{
+	struct err ignored = ERR_INIT;
+
+	return rmtp && rmtp != req &&
+	       remote_read(t->of, rmtp, left, sizeof(*left), &ignored) == 0 && left->tv_sec >= 0 &&
+	       left->tv_nsec >= 0 && left->tv_nsec < 1000000000;
+}
+
+/* Adds the call that the thread is about to begin anew, with what is left of its time. False: it is
+ * right as it is. */
+static bool put_call(struct batch *b, struct rthread *t, const ThreadCoreEntry *tc)
+{
+	const struct user_regs_struct *r = &t->regs;
+	uint64_t ns = tc->cl_sleep_left;
+	struct timespec left = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+	bool known = tc->has_cl_sleep_left;
+
+	switch (r->rax) {
+	case SYS_nanosleep:
+		if (!rest_in_memory(t, r->rdi, r->rsi, &left) && !known)
+			return false;
+		batch_call(b, "?nanosleep", r->rax, batch_in(b, &left, sizeof(left)), r->rsi);
+		return true;
+	case SYS_clock_nanosleep:
+		if (r->rsi & TIMER_ABSTIME ||
+		    (!rest_in_memory(t, r->rdx, r->r10, &left) && !known))
+			return false;
+		batch_call(b, "?clock_nanosleep", r->rax, r->rdi, r->rsi,
+			   batch_in(b, &left, sizeof(left)), r->r10);
+		return true;
+	case SYS_poll:
+		if (known)
+			batch_call(b, "?poll", r->rax, r->rdi, r->rsi, (ns + 999999) / 1000000);
+		return known;
+	case SYS_futex:
+		if (known)
+			batch_call(b, "?futex", r->rax, r->rdi, r->rsi, r->rdx,
+				   batch_in(b, &left, sizeof(left)), r->r8, r->r9);
+		return known;
+	}
+	return false;
+}
+
+/* The call came to its end while we looked: that is what the program gets. */
+static int take_result(struct rthread *t, struct batch *b, struct err *e)
+{
+	int ret = batch_end(b, e);
+
+	if (ret < 0)
+		return ret;
+	t->regs.rip += 2;
+	t->regs.rax = (uint64_t)b->call.at[0].ret;
+	return 0;
 }
 
 int task_sleep_arm(struct rthread *t, const CoreEntry *core, struct err *e)
 {
+	const ThreadCoreEntry *tc = core->thread_core;
 	_cleanup_batch_ struct batch b = BATCH(t);
-	struct user_regs_struct now;
-	struct timespec left;
-	struct sleep_call s;
-	gaddr req;
+	struct user_regs_struct *r = &t->regs;
 	int ret;
 
-	if (!core->thread_core->cl_rewound_sleep || !sleep_of(&t->regs, &s))
-		return 0;
-	if (remote_read(t->of, s.rmtp, &left, sizeof(left), e) < 0) {
-		err_clear(e); /* unmapped meanwhile by another thread: begin anew */
+	if (!tc->cl_rewound_sleep) {
+		if (tc->has_cl_sleep_left && (r->rax == SYS_epoll_wait || r->rax == SYS_epoll_pwait))
+			r->r10 = (tc->cl_sleep_left + 999999) / 1000000;
 		return 0;
 	}
-	t->regs.rip += 2;
-	t->regs.rax = 0;
-	if (left.tv_sec == 0 && left.tv_nsec < SHORT_NS)
+	if (!put_call(&b, t, tc))
 		return 0;
-	req = batch_in(&b, &left, sizeof(left));
-	if (s.nr == SYS_nanosleep)
-		batch_call(&b, "?nanosleep", s.nr, req, s.rmtp);
-	else
-		batch_call(&b, "?clock_nanosleep", s.nr, s.clock, 0, req, s.rmtp);
 	if ((ret = batch_begin(&b, e)) < 0)
 		return ret;
-	if (!wait_asleep(t, s.nr) || !stop_asleep(t, &now)) {
-		log_warn("thread %d: the rest of its sleep is cut short", t->tid);
-		return 0;
+	switch (wait_asleep(t, r->rax)) {
+	case SLEEPS:
+		if (stop_asleep(t))
+			break;
+		return take_result(t, &b, e);
+	case HAS_ENDED:
+		return take_result(t, &b, e);
+	case UNKNOWN:
+		return err_say(e, ETIMEDOUT, "thread %d does not go on with its sleep", t->tid);
 	}
 	t->stopped = true;
 	t->live = false;
-	t->regs.rax = RESTARTBLOCK;
-	t->regs.orig_rax = s.nr;
+	r->rip += 2;
+	r->orig_rax = r->rax;
+	r->rax = RESTARTBLOCK;
 	return 0;
 }

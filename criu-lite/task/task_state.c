@@ -21,6 +21,10 @@
 #include "proc_maps.h"
 #include "task_parts.h"
 
+#ifndef PTRACE_EVENT_STOP
+#define PTRACE_EVENT_STOP 128
+#endif
+
 static int read_status(pid_t pid, pid_t tid, struct buf *text, struct proc_status *out,
 		       struct err *e)
 {
@@ -128,9 +132,33 @@ static int pending_unblocked(struct rthread *t, uint64_t *set, struct err *e)
 	return ret;
 }
 
+/* A stop of the whole process by a signal shows in the stop of each of its threads. */
+static void find_state(struct task *task)
+{
+	bool seen = false;
+	int sig = SIGTRAP;
+
+	for (size_t i = 0; remote_thread(task->remote, i) && sig == SIGTRAP; i++) {
+		const struct rthread *t = remote_thread(task->remote, i);
+		siginfo_t info;
+
+		if (!t->stopped || ptrace(PTRACE_GETSIGINFO, t->tid, 0, &info) < 0 ||
+		    info.si_code >> 8 != PTRACE_EVENT_STOP)
+			continue;
+		seen = true;
+		sig = info.si_signo;
+	}
+	if (seen)
+		task->state = sig == SIGTRAP ? TASK_ALIVE : TASK_STOPPED;
+}
+
 int task_state_held(struct task *task, struct err *e)
 {
-	for (size_t i = 0; task->remote && remote_thread(task->remote, i); i++) {
+	if (!task->remote)
+		return 0;
+	task_watch_stopped(task);
+	find_state(task);
+	for (size_t i = 0; remote_thread(task->remote, i); i++) {
 		struct rthread *t = remote_thread(task->remote, i);
 		uint64_t pending = 0;
 		int ret;

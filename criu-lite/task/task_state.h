@@ -16,10 +16,17 @@
  * nothing. What only a stopped task shows (AMX tiles in use, segments) is refused by capture. */
 int task_state_check(const struct task *t, struct err *e);
 
+/* Source, right before every remote_hold(), while the task still runs: notes in which timed calls
+ * its threads sleep and since when, for a stop hides that. Keeps what it knew of sleeps that an
+ * earlier stop of ours interrupted. Best effort, disturbs nothing. */
+void task_sleep_watch(struct task *t);
+void task_watch_free(struct task_watch *w);
+
 /* Source, right after every remote_hold(), before any batch: makes the stop invisible to the guest.
  * A thread inside a restartable sequence (rseq) is sent to its abort handler, as a preemption does
- * it; a system call that would return EINTR for our stop alone is wound back. Cheap. Capture does
- * it as well, for threads that no batch has run in yet. */
+ * it; a system call that would return EINTR for our stop alone is wound back. Tells whether the task
+ * was stopped by a signal (t->state). Cheap. Capture does it as well, for threads that no batch has
+ * run in yet. */
 int task_state_held(struct task *t, struct err *e);
 
 /* The second half of it for one thread: `pending_unblocked` are the signals that will interrupt

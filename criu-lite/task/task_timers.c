@@ -276,7 +276,11 @@ static void put_itimer(struct batch *b, int which, const ItimerEntry *m)
 		.it_value = {(time_t)m->vsec, (suseconds_t)m->vusec},
 	};
 
-	if (m->vsec || m->vusec)
+	/* It has expired, and its interval begins when the program takes its signal, which is
+	 * pending: let it expire again. */
+	if (!m->vsec && !m->vusec && (m->isec || m->iusec))
+		v.it_value.tv_usec = 1;
+	if (v.it_value.tv_sec || v.it_value.tv_usec)
 		batch_call(b, "setitimer", SYS_setitimer, which, batch_in(b, &v, sizeof(v)), 0);
 }
 

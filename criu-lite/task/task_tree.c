@@ -12,6 +12,7 @@
 #include "proc_task.h"
 #include "task.h"
 #include "task_mm.h"
+#include "task_state.h"
 
 #define PF_KTHREAD_ 0x00200000u
 
@@ -43,6 +44,7 @@ struct task *task_find(const struct tree *t, pid_t pid)
 static void task_free(struct task *t)
 {
 	task_mm_free(t->mm);
+	task_watch_free(t->watch);
 	vec_free(&t->tids);
 	free(t);
 }
@@ -89,7 +91,11 @@ static int add(struct tree *t, pid_t pid, struct err *e)
 	k->sid = st.session;
 	memcpy(k->comm, st.comm, sizeof(k->comm));
 	k->exit_code = st.exit_code;
-	k->state = st.state == 'Z' ? TASK_DEAD : st.state == 'T' ? TASK_STOPPED : TASK_ALIVE;
+	/* While we hold it, it always shows as traced; task_state_held() finds out. */
+	if (st.state == 'Z')
+		k->state = TASK_DEAD;
+	else if (!k->remote)
+		k->state = st.state == 'T' ? TASK_STOPPED : TASK_ALIVE;
 	k->seen = true;
 	return 0;
 }

@@ -434,6 +434,7 @@ static void assert_same_core(const struct img_set *a, const struct img_set *b, p
 		OK(img_get(sets[i], IMG_CORE, (uint64_t)tid, 0, &c, &e), &e);
 		forget_what_passes(c);
 		c->thread_core->has_cl_rewound_sleep = 0;
+		c->thread_core->has_cl_sleep_left = 0;
 		c->thread_info->gpregs->orig_ax = 0;
 		img_print(f, &c->base, 0);
 	}
@@ -485,6 +486,7 @@ static void stop_once(struct task *t)
 	struct err e = ERR_INIT;
 
 	OK(task_state_check(t, &e), &e);
+	task_sleep_watch(t);
 	OK(remote_hold(&t->remote, t->pid, &e), &e);
 	OK(task_state_held(t, &e), &e);
 	remote_release(t->remote);
@@ -521,6 +523,7 @@ static void move(void **state)
 	nap(500);
 	stop_once(&t);
 	nap(500);
+	task_sleep_watch(&t);
 	OK(remote_hold(&t.remote, t.pid, &e), &e);
 	save_memory(t.remote, &areas);
 	OK(task_state_capture(&t, found, &e), &e);
@@ -544,6 +547,7 @@ static void move(void **state)
 	remote_release(t.remote);
 	assert_int_equal(waitpid(t.pid, &status, 0), t.pid);
 	assert_int_equal(status, 0);
+	task_watch_free(t.watch);
 }
 
 /* A dump that leaves the victim running, or a migration that fails. */
@@ -570,6 +574,7 @@ static void stay(void **state)
 	remote_release(t.remote);
 	assert_int_equal(waitpid(t.pid, &status, 0), t.pid);
 	assert_int_equal(status, 0);
+	task_watch_free(t.watch);
 }
 
 /* A stopped task comes back stopped, and goes on by SIGCONT. */
@@ -605,6 +610,74 @@ static void stopped(void **state)
 	kill(t.pid, SIGCONT);
 	assert_int_equal(waitpid(t.pid, &status, 0), t.pid);
 	assert_int_equal(status, 0);
+}
+
+/* ---- many threads: what their capture costs while the guest stands still ---- */
+
+#define MANY 64
+
+static volatile int many_ready;
+
+static void *many_thread(void *arg)
+{
+	struct timespec long_time = {1000, 0};
+
+	__atomic_add_fetch(&many_ready, 1, __ATOMIC_SEQ_CST);
+	for (;;) {
+		syscall(SYS_nanosleep, &long_time, NULL);
+		syscall(SYS_poll, NULL, 0, -1);
+	}
+	return NULL;
+}
+
+static pid_t start_many(void)
+{
+	int ready[2];
+	char c;
+	pid_t pid;
+
+	assert_int_equal(pipe(ready), 0);
+	pid = fork();
+	if (pid == 0) {
+		pthread_t t;
+
+		for (int i = 1; i < MANY; i++)
+			MUST(pthread_create(&t, NULL, many_thread, NULL) == 0);
+		while (many_ready < MANY - 1)
+			syscall(SYS_sched_yield);
+		MUST(write(ready[1], "r", 1) == 1);
+		many_thread(NULL);
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &c, 1), 1);
+	close(ready[0]);
+	return pid;
+}
+
+static void many(void **state)
+{
+	struct task t = {.state = TASK_ALIVE, .comm = "many"};
+	struct err e = ERR_INIT;
+	uint64_t best = UINT64_MAX;
+
+	t.pid = start_many();
+	for (int i = 0; i < 5; i++) {
+		_cleanup_img_set_ struct img_set *set = img_set_new();
+
+		nap(50);
+		task_sleep_watch(&t);
+		OK(remote_hold(&t.remote, t.pid, &e), &e);
+		uint64_t from = now_ns();
+		OK(task_state_held(&t, &e), &e);
+		OK(task_state_capture(&t, set, &e), &e);
+		uint64_t ns = now_ns() - from;
+		best = ns < best ? ns : best;
+		remote_release(steal_ptr(t.remote));
+	}
+	print_message("capture: %.1f us per thread\n", (double)best / 1e3 / MANY);
+	kill(t.pid, SIGKILL);
+	waitpid(t.pid, NULL, 0);
+	task_watch_free(t.watch);
 }
 
 static void die_as(int exit_code)
@@ -643,6 +716,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(move), cmocka_unit_test(stay),
 		cmocka_unit_test(stopped), cmocka_unit_test(die),
+		cmocka_unit_test(many),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
