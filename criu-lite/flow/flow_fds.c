@@ -49,6 +49,12 @@ static uint32_t description_id(struct guest *g, pid_t pid, int fd)
 	return (*at)->id;
 }
 
+/* A descriptor in flight is ours for a while: it is looked up as any other. */
+uint32_t guest_fd_id(void *guest, pid_t pid, int fd)
+{
+	return description_id(guest, pid, fd);
+}
+
 typedef VEC(int) int_vec;
 
 static bool ours(const struct guest *g, const struct task *t, int fd)

@@ -70,3 +70,5 @@ int guest_put_guards(struct guest *g, struct img_set *set, struct err *e);
 int guest_fds_check(struct guest *g, struct task *t, struct err *e);
 int guest_fds_capture(struct guest *g, struct task *t, struct img_set *set, struct err *e);
 void guest_fds_forget(struct guest *g);
+/* The id of a description by one of its descriptors, the first time it is seen a new one. */
+uint32_t guest_fd_id(void *guest, pid_t pid, int fd);

@@ -84,6 +84,11 @@ int kind_dump_fd(struct kind_dump *c, struct fd_view *v, struct err *e);
 /* The kind of a description: FdinfoEntry needs it. -ENOTSUP: none. */
 int kind_type(const struct fd_view *v, FdTypes *type);
 
+/* Descriptors in flight (sent, not received yet) become ours for the length of a pass and are dumped
+ * as such. Who gives the ids tells theirs, too: `id` gets our pid and our number. Without it they
+ * are refused. */
+void kind_dump_identify(struct kind_dump *c, uint32_t (*id)(void *arg, pid_t pid, int fd), void *arg);
+
 /* After the last descriptor of a preflight or a pass: what only the whole tells, such as a pipe
  * or socket whose peer is not among the guest's files. Runs `end` of every kind. */
 int kind_dump_end(struct kind_dump *c, struct err *e);

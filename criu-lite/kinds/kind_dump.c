@@ -36,6 +36,8 @@ void kind_dump_free(struct kind_dump *c)
 		free(*l);
 	vec_free(&c->link);
 	kind_slots_free(&c->kept);
+	kind_flight_close(c);
+	vec_free(&c->flight);
 	free(c->slot);
 	free(c);
 }
@@ -60,6 +62,7 @@ void kind_dump_begin(struct kind_dump *c, struct img_set *set)
 	c->pass++;
 	c->lock.n = 0;
 	c->pipe.n = 0;
+	kind_flight_close(c);
 	kind_shm_begin_dump(c);
 }
 

@@ -69,8 +69,12 @@ struct kind_dump {
 	VEC(struct shm_object *) shm_list;   /* the same, as given out */
 	VEC(char *) link;                    /* names made for --link-remap */
 	kind_kept_vec kept;
+	uint32_t (*identify)(void *arg, pid_t pid, int fd);
+	void *identify_arg;
+	VEC(int) flight;                     /* copies of descriptors in flight, of this pass */
 };
 
+void kind_flight_close(struct kind_dump *c);
 void kind_slots_free(kind_kept_vec *kept);
 
 /* One entry of files.img. */

@@ -262,8 +262,8 @@ static int unix_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe
 	dump_path(v, &d, m);
 	m->has_shutdown = 1;
 	m->shutdown = (SkShutdown)d.shutdown;
-	if (d.state != TCP_LISTEN)
-		return unix_queue_dump(c, v->local, d.type, v->id, e);
+	if (d.type == SOCK_DGRAM || d.state == TCP_ESTABLISHED)
+		return unix_queue_dump(c, v->local, d.type, v->id, d.peer, e);
 	if (d.queued)
 		log_info("pid %d: fd %d: %u connections not accepted yet; those from outside are "
 			 "dropped", v->pid, v->fd, d.queued);

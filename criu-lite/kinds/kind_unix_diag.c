@@ -86,6 +86,8 @@ static void take(void *arg, const struct unix_diag_msg *m, size_t len)
 			out->queued = q->udiag_rqueue;
 			if (out->state == TCP_LISTEN)
 				out->backlog = q->udiag_wqueue;
+			else
+				out->sent = q->udiag_wqueue;
 		} else if (a->rta_type == UNIX_DIAG_SHUTDOWN && n >= 1) {
 			out->shutdown = *(const uint8_t *)p;
 		}

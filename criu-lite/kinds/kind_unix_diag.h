@@ -15,6 +15,7 @@ struct unix_diag {
 	uint32_t peer;           /* its inode number; 0: none, closed, or not accepted yet */
 	uint32_t queued;         /* listening: connections not accepted, else bytes to read */
 	uint32_t backlog;        /* listening only */
+	uint32_t sent;           /* memory that its messages take which were not read yet */
 	uint32_t shutdown;       /* 1: reading, 2: writing */
 	bool has_file;           /* bound to a path: that socket file */
 	uint32_t file_dev, file_ino;  /* dev as the kernel has it: major << 20 | minor */

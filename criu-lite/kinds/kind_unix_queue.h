@@ -4,9 +4,11 @@
 
 #include "kind.h"
 
-/* Copies what waits in the socket's queue into the set, as the queue of description `id`. Nothing is
- * consumed. -ENOTSUP: descriptors or credentials are in flight. */
-int unix_queue_dump(struct kind_dump *c, int fd, int type, uint32_t id, struct err *e);
+/* Copies what waits in the socket's queue into the set, as the queue of description `id`, whose peer
+ * has inode number `peer` (0: none). Nothing is consumed. -ENOTSUP: something else than
+ * bytes, descriptors and credentials is in flight. */
+int unix_queue_dump(struct kind_dump *c, int fd, int type, uint32_t id, uint32_t peer,
+		    struct err *e);
 
 /* Sends the messages of description `id` into `fd`, a socket connected to it. */
 int unix_queue_fill(struct kind_restore *c, uint32_t id, int fd, struct err *e);

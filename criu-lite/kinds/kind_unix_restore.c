@@ -121,6 +121,10 @@ static int make_pair(struct kind_restore *c, const UnixSkEntry *m, const UnixSkE
 		return -e->code;
 	if (!pl && name_end(c, fd[1], peer, e) < 0)
 		return -e->code;
+	/* An accepted end has SO_PASSCRED as its listener: messages would get credentials of ours. */
+	if (kind_sockopt_set(fd[0], SOL_SOCKET, SO_PASSCRED, 0) < 0 ||
+	    kind_sockopt_set(fd[1], SOL_SOCKET, SO_PASSCRED, 0) < 0)
+		return err_set(e, errno, "SO_PASSCRED");
 	if (unix_queue_fill(c, m->id, fd[1], e) < 0 || unix_queue_fill(c, peer->id, fd[0], e) < 0)
 		return -e->code;
 	return settle(fd[0], m, e) < 0 || settle(fd[1], peer, e) < 0 ? -e->code : 0;

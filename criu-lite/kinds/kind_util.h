@@ -30,5 +30,8 @@ ProtobufCMessage *kind_message(const FileEntry *fe);
 /* Is the file on a file system that makes up its contents (proc, sysfs, ...)? */
 bool kind_on_pseudo_fs(int fd);
 
+/* Dumps a descriptor in flight, our copy of it, which is taken over; its id. */
+int kind_flight_put(struct kind_dump *c, int fd, uint32_t *id, struct err *e);
+
 /* Says why a descriptor that no kind matches cannot be moved, and what to do about it. */
 int kind_refuse(const struct fd_view *v, struct err *e);

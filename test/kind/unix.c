@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #define MAX 8
 
@@ -396,34 +397,156 @@ static void peer_outside(void **state)
 	leave(&ext);
 }
 
-static void passengers_are_refused(void **state)
+static ssize_t send_with(int sk, const char *text, int fd)
 {
-	struct group g = { .n = 2 }, h = { .n = 2 };
 	union { struct cmsghdr m; char room[CMSG_SPACE(sizeof(int))]; } control = { 0 };
-	struct iovec iov = { (void *)(uintptr_t)"x", 1 };
+	struct iovec iov = { (void *)(uintptr_t)text, strlen(text) };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
 			      .msg_controllen = sizeof(control) };
-	int fd = 0, on = 1;
 
 	control.m.cmsg_level = SOL_SOCKET;
 	control.m.cmsg_type = SCM_RIGHTS;
 	control.m.cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(&control.m), &fd, sizeof(fd));
-	socketpair(AF_UNIX, SOCK_STREAM, 0, g.old);
-	assert_int_equal(sendmsg(g.old[0], &msg, 0), 1);
-	assert_true(dump_all(&g) < 0);
-	assert_says(&g.t, "descriptors in flight");
-	leave(&g);
+	return sendmsg(sk, &msg, 0);
+}
 
-	socketpair(AF_UNIX, SOCK_DGRAM, 0, h.old);
-	setsockopt(h.old[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
-	send(h.old[0], "x", 1, 0);
-	assert_true(dump_all(&h) < 0);
-	assert_says(&h.t, "credentials in flight");
-	leave(&h);
-	for (int i = 0; i < 2; i++) {
-		close(g.old[i]);
-		close(h.old[i]);
+/* Reads a message; the descriptor and the credentials that came with it. */
+static void receive(int sk, const char *want, int *fd, struct ucred *cred)
+{
+	union { struct cmsghdr m; char room[256]; } control;
+	char buf[100];
+	struct iovec iov = { buf, sizeof(buf) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
+			      .msg_controllen = sizeof(control) };
+
+	*fd = -1;
+	*cred = (struct ucred){ .pid = -1 };
+	assert_int_equal(recvmsg(sk, &msg, MSG_DONTWAIT), strlen(want));
+	assert_memory_equal(buf, want, strlen(want));
+	for (struct cmsghdr *m = CMSG_FIRSTHDR(&msg); m; m = CMSG_NXTHDR(&msg, m)) {
+		if (m->cmsg_type == SCM_RIGHTS)
+			memcpy(fd, CMSG_DATA(m), sizeof(*fd));
+		if (m->cmsg_type == SCM_CREDENTIALS)
+			memcpy(cred, CMSG_DATA(m), sizeof(*cred));
+	}
+}
+
+static uint32_t flight_id(void *arg, pid_t pid, int fd)
+{
+	struct group *g = arg;
+
+	assert_int_equal(pid, getpid());
+	return trip_id(&g->t, fd);
+}
+
+static void descriptors_in_flight(void **state)
+{
+	static const int types[] = { SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET };
+	_cleanup_free_ char *path = xasprintf("%s/file", (char *)*state);
+
+	write_file(path, "in the file");
+	for (int i = 0; i < 3; i++) {
+		struct group g = { .n = 2 };
+		struct ucred cred;
+		char buf[16];
+		int fd, p[2];
+
+		socketpair(AF_UNIX, types[i], 0, g.old);
+		int file = open(path, O_RDONLY);
+		assert_int_equal(pipe(p), 0);
+		assert_int_equal(write(p[1], "piped", 5), 5);
+		close(p[1]);
+		assert_int_equal(lseek(file, 7, SEEK_SET), 7);
+		send(g.old[0], "before", 6, 0);
+		assert_int_equal(send_with(g.old[0], "file", file), 4);
+		assert_int_equal(send_with(g.old[0], "pipe", p[0]), 4);
+		send(g.old[0], "after", 5, 0);
+		close(file);
+		close(p[0]);
+		assert_true(dump_all(&g) < 0);
+		assert_says(&g.t, "descriptors in flight");
+		img_set_free(kind_dump_set(g.t.d));
+		err_clear(&g.t.e);
+		kind_dump_identify(g.t.d, flight_id, &g);
+		move(&g);
+		if (types[i] == SOCK_STREAM) {
+			receive(g.new[1], "beforefile", &fd, &cred);
+		} else {
+			receive(g.new[1], "before", &fd, &cred);
+			assert_int_equal(fd, -1);
+			receive(g.new[1], "file", &fd, &cred);
+		}
+		assert_int_equal(read(fd, buf, 16), 4);
+		assert_memory_equal(buf, "file", 4);
+		close(fd);
+		receive(g.new[1], "pipe", &fd, &cred);
+		assert_int_equal(read(fd, buf, 16), 5);
+		assert_int_equal(read(fd, buf, 16), 0);
+		close(fd);
+		receive(g.new[1], "after", &fd, &cred);
+		assert_int_equal(fd, -1);
+		leave(&g);
+	}
+}
+
+/* A descriptor comes with the message of a stream that it was sent with, not earlier; if that is the
+ * only one, it may be read in parts. */
+static void boundary_in_stream(void **state)
+{
+	for (int single = 0; single < 2; single++) {
+		struct group g = { .n = 2 };
+		struct ucred cred;
+		char buf[8];
+		int fd, null = open("/dev/null", O_RDONLY);
+
+		socketpair(AF_UNIX, SOCK_STREAM, 0, g.old);
+		if (!single)
+			send(g.old[0], "abcdefg", 7, 0);
+		send_with(g.old[0], "hij", null);
+		close(null);
+		trip_begin(&g.t);
+		img_set_free(kind_dump_set(g.t.d));
+		kind_dump_identify(g.t.d, flight_id, &g);
+		move(&g);
+		if (!single)
+			assert_int_equal(recv(g.new[1], buf, 7, MSG_DONTWAIT), 7);
+		receive(g.new[1], "hij", &fd, &cred);
+		assert_true(fd >= 0);
+		close(fd);
+		leave(&g);
+	}
+}
+
+static void credentials_in_flight(void **state)
+{
+	static const int types[] = { SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET };
+
+	for (int i = 0; i < 3; i++) {
+		struct group g = { .n = 2 };
+		struct ucred cred;
+		int fd, on = 1, status;
+
+		socketpair(AF_UNIX, types[i], 0, g.old);
+		send(g.old[0], "early", 5, 0);
+		setsockopt(g.old[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
+		send(g.old[0], "mine", 4, 0);
+		pid_t child = fork();
+		if (!child)
+			_exit(setresgid(7, 7, 7) || setresuid(8, 8, 8) ||
+			      send(g.old[0], "child", 5, 0) != 5);
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_int_equal(status, 0);
+		move(&g);
+		receive(g.new[1], "early", &fd, &cred);
+		assert_int_equal(cred.pid, 0);
+		receive(g.new[1], "mine", &fd, &cred);
+		assert_int_equal(cred.pid, getpid());
+		receive(g.new[1], "child", &fd, &cred);
+		assert_int_equal(cred.pid, child);
+		assert_int_equal(cred.uid, 8);
+		assert_int_equal(cred.gid, 7);
+		leave(&g);
 	}
 }
 
@@ -458,7 +581,8 @@ int main(void)
 		cmocka_unit_test(listener_with_connections), cmocka_unit_test(not_accepted_yet),
 		cmocka_unit_test(datagram_server), cmocka_unit_test(names),
 		cmocka_unit_test(made_aside),
-		cmocka_unit_test(peer_outside), cmocka_unit_test(passengers_are_refused),
+		cmocka_unit_test(peer_outside), cmocka_unit_test(descriptors_in_flight),
+		cmocka_unit_test(boundary_in_stream), cmocka_unit_test(credentials_in_flight),
 		cmocka_unit_test(options),
 	};
 
