@@ -256,38 +256,67 @@ int pages_dump(const struct pages_space *from, const struct scan *s, const prang
 	return 0;
 }
 
-/* ---- load ---- */
+/* ---- load: threads take batches of ranges and place them, in any order ---- */
 
+#define LOADERS 2
 #define BATCH_RANGES 256
-#define BATCH_BYTES ((size_t)32 << 20)
+#define BATCH_BYTES ((size_t)1 << 20)
 
 struct window {
 	int fd;
-	uint8_t *at;
+	const uint8_t *at;
 	size_t len;
 };
-typedef VEC(struct window) windows;
+
+struct load {
+	const struct pages_space *what;
+	const struct pages_place *to;
+	VEC(struct window) windows;
+	const struct img_run *run;
+	size_t n_runs;
+
+	pthread_mutex_t lock;           /* of what follows */
+	size_t next;                    /* run */
+	uint64_t part;                  /* of it taken, bytes */
+	struct err err;
+};
+
+struct load_batch {
+	struct iovec from[BATCH_RANGES], where[BATCH_RANGES];
+	size_t n;
+};
 
 /* The file's bytes as memory: a page is copied once, by the kernel, straight from the page
  * cache. Should the file shrink under us, that is EFAULT, not a signal. */
-static int window_of(windows *w, int fd, const uint8_t **at, struct err *e)
+static int open_windows(struct load *l, struct err *e)
 {
 	struct stat st;
 
-	vec_each(w, known)
-		if (known->fd == fd) {
-			*at = known->at;
-			return 0;
-		}
-	if (fstat(fd, &st) < 0)
-		return err_set(e, errno, "pages: stat");
-	void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-	if (p == MAP_FAILED)
-		return err_set(e, errno, "pages: mmap");
-	madvise(p, (size_t)st.st_size, MADV_SEQUENTIAL);
-	vec_push(w, (struct window){ fd, p, (size_t)st.st_size });
-	*at = p;
+	for (size_t i = 0; i < l->n_runs; i++) {
+		int fd = l->run[i].fd;
+		bool known = false;
+
+		vec_each(&l->windows, w)
+			known |= w->fd == fd;
+		if (known || l->run[i].npages == 0)
+			continue;
+		if (fstat(fd, &st) < 0)
+			return err_set(e, errno, "pages: stat");
+		void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+		if (p == MAP_FAILED)
+			return err_set(e, errno, "pages: mmap");
+		vec_push(&l->windows, (struct window){ fd, p, (size_t)st.st_size });
+	}
 	return 0;
+}
+
+static const uint8_t *contents_of(const struct load *l, const struct img_run *r)
+{
+	const struct window *w = l->windows.at;
+
+	while (w->fd != r->fd)
+		w++;
+	return w->at + r->offset;
 }
 
 /* Places n pieces; those in mappings that are not writable through /proc/PID/mem. */
@@ -327,39 +356,70 @@ static int place_object(int fd, const struct iovec *from, const struct iovec *wh
 	return 0;
 }
 
-struct load {
-	const struct pages_space *what;
-	const struct pages_place *to;
-	struct iovec from[BATCH_RANGES], where[BATCH_RANGES];
-	size_t n, bytes;
-};
-
-static int load_flush(struct load *l, struct err *e)
+/* False: nothing is left, or somebody failed. */
+static bool take_batch(struct load *l, struct load_batch *b)
 {
-	size_t n = l->n;
+	size_t bytes = 0;
 
-	l->n = l->bytes = 0;
-	if (l->what->kind == PAGES_TASK)
-		return place_task(l->to, l->from, l->where, n, e);
-	return place_object(l->to->fd, l->from, l->where, n, e);
+	b->n = 0;
+	pthread_mutex_lock(&l->lock);
+	while (!err_is(&l->err) && l->next < l->n_runs && b->n < BATCH_RANGES && bytes < BATCH_BYTES) {
+		const struct img_run *r = &l->run[l->next];
+		uint64_t left = r->npages * PAGE_SIZE - l->part;
+		size_t take = left < BATCH_BYTES - bytes ? left : BATCH_BYTES - bytes;
+
+		if (take > 0) {
+			b->from[b->n] = (struct iovec){ (void *)(contents_of(l, r) + l->part), take };
+			b->where[b->n++] = (struct iovec){ (void *)(uintptr_t)(r->vaddr + l->part), take };
+		}
+		bytes += take;
+		l->part += take;
+		if (take == left) {
+			l->part = 0;
+			l->next++;
+		}
+	}
+	pthread_mutex_unlock(&l->lock);
+	return b->n > 0;
 }
 
-static int load_run(struct load *l, const struct img_run *r, const uint8_t *contents, struct err *e)
+static void *load_batches(void *arg)
 {
-	size_t len = r->npages * PAGE_SIZE;
+	struct load *l = arg;
+	struct load_batch b;
+	struct err e = ERR_INIT;
 	int ret = 0;
 
-	for (size_t at = 0; at < len && ret == 0;) {
-		size_t take = len - at < BATCH_BYTES - l->bytes ? len - at : BATCH_BYTES - l->bytes;
-
-		l->from[l->n] = (struct iovec){ (void *)(contents + r->offset + at), take };
-		l->where[l->n++] = (struct iovec){ (void *)(uintptr_t)(r->vaddr + at), take };
-		l->bytes += take;
-		at += take;
-		if (l->n == BATCH_RANGES || l->bytes == BATCH_BYTES)
-			ret = load_flush(l, e);
+	while (ret == 0 && take_batch(l, &b))
+		ret = l->what->kind == PAGES_TASK ? place_task(l->to, b.from, b.where, b.n, &e)
+						  : place_object(l->to->fd, b.from, b.where, b.n, &e);
+	if (ret < 0) {
+		pthread_mutex_lock(&l->lock);
+		if (!err_is(&l->err))
+			l->err = e;
+		pthread_mutex_unlock(&l->lock);
 	}
-	return ret;
+	return NULL;
+}
+
+/* The caller is one of the loaders; a thread more that does not start is no loss. */
+static int load_all(struct load *l, struct err *e)
+{
+	pthread_t thread[LOADERS - 1];
+	int started = 0;
+
+	pthread_mutex_init(&l->lock, NULL);
+	while (started < LOADERS - 1 &&
+	       pthread_create(&thread[started], NULL, load_batches, l) == 0)
+		started++;
+	load_batches(l);
+	while (started > 0)
+		pthread_join(thread[--started], NULL);
+	pthread_mutex_destroy(&l->lock);
+	if (!err_is(&l->err))
+		return 0;
+	*e = l->err;
+	return -e->code;
 }
 
 int pages_load(int dirfd, const struct pages_space *what, const struct pages_place *to,
@@ -368,29 +428,21 @@ int pages_load(int dirfd, const struct pages_space *what, const struct pages_pla
 	uint64_t began = io_now_ns();
 	struct load l = { .what = what, .to = to };
 	struct img_pages_in *in;
-	windows w = { 0 };
-	size_t n;
 
 	int ret = img_pages_open(&in, dirfd, type_of(what), what->id, e);
 	if (ret < 0)
 		return ret;
-	const struct img_run *run = img_pages_runs(in, &n);
-	for (size_t i = 0; i < n && ret == 0; i++) {
-		const uint8_t *contents = NULL;
-
-		if (run[i].npages == 0)
-			continue;
-		ret = window_of(&w, run[i].fd, &contents, e);
-		if (ret == 0)
-			ret = load_run(&l, &run[i], contents, e);
-		stats->pages += run[i].npages;
-		stats->bytes_raw += run[i].npages * PAGE_SIZE;
-	}
+	l.run = img_pages_runs(in, &l.n_runs);
+	ret = open_windows(&l, e);
 	if (ret == 0)
-		ret = load_flush(&l, e);
-	vec_each(&w, v)
-		munmap(v->at, v->len);
-	vec_free(&w);
+		ret = load_all(&l, e);
+	for (size_t i = 0; i < l.n_runs; i++) {
+		stats->pages += l.run[i].npages;
+		stats->bytes_raw += l.run[i].npages * PAGE_SIZE;
+	}
+	vec_each(&l.windows, w)
+		munmap((void *)w->at, w->len);
+	vec_free(&l.windows);
 	img_pages_free(in);
 	stats->ns += io_now_ns() - began;
 	if (ret < 0)
