@@ -17,6 +17,17 @@ void kind_flight_close(struct kind_dump *c)
 	vec_each(&c->flight, fd)
 		close(*fd);
 	c->flight.n = 0;
+	c->flight_expected = false;
+}
+
+void kind_flight_expect(struct kind_dump *c)
+{
+	c->flight_expected = !c->set;
+}
+
+bool kind_flight_expected(const struct kind_dump *c)
+{
+	return c->flight_expected;
 }
 
 static int refuse(const char *what, struct err *e)

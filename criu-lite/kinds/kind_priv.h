@@ -72,6 +72,7 @@ struct kind_dump {
 	uint32_t (*identify)(void *arg, pid_t pid, int fd);
 	void *identify_arg;
 	VEC(int) flight;                     /* copies of descriptors in flight, of this pass */
+	bool flight_expected;
 };
 
 void kind_flight_close(struct kind_dump *c);

@@ -133,7 +133,7 @@ static int unix_end(struct kind_dump *c, struct err *e)
 	vec_each(&all->s, s) {
 		struct seen peer = { .ino = s->peer };
 
-		if (s->peer && !ret &&
+		if (s->peer && !ret && !kind_flight_expected(c) &&
 		    !bsearch(&peer, all->s.at, all->s.n, sizeof(peer), by_ino))
 			ret = external(c, s, e);
 	}
@@ -181,6 +181,8 @@ static int inspect(struct kind_dump *c, const struct fd_view *v, struct unix_dia
 	if (unix_diag_get((uint32_t)v->st.st_ino, d, e) < 0 || find_listener(v, d, e) < 0)
 		return -e->code;
 	vec_push(&all->s, (struct seen){ (uint32_t)v->st.st_ino, d->peer, d->type, v->pid, v->fd });
+	if (d->state != TCP_LISTEN && d->queued)
+		kind_flight_expect(c);
 	return kind_sockopt_check(v->local, e);
 }
 

@@ -33,5 +33,9 @@ bool kind_on_pseudo_fs(int fd);
 /* Dumps a descriptor in flight, our copy of it, which is taken over; its id. */
 int kind_flight_put(struct kind_dump *c, int fd, uint32_t *id, struct err *e);
 
+/* Preflight sees no descriptors in flight: there may be some, so what is missing may be among them. */
+void kind_flight_expect(struct kind_dump *c);
+bool kind_flight_expected(const struct kind_dump *c);
+
 /* Says why a descriptor that no kind matches cannot be moved, and what to do about it. */
 int kind_refuse(const struct fd_view *v, struct err *e);
