@@ -92,8 +92,9 @@ static int in_task(const struct task *t, struct err *e)
 	return err_in(e, "pid %d (%s)", t->pid, t->comm);
 }
 
-/* Preflight: each descriptor of a running task. One that is closed meanwhile is no matter. */
-int guest_fds_check(struct guest *g, struct task *t, struct err *e)
+/* Each descriptor of a running task. One that is closed meanwhile is no matter. */
+static int look_at_all(struct guest *g, struct task *t,
+		       int (*f)(struct kind_dump *c, struct fd_view *v, struct err *e), struct err *e)
 {
 	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, t->pid, 0);
 	int_vec fds = { 0 };
@@ -116,10 +117,38 @@ int guest_fds_check(struct guest *g, struct task *t, struct err *e)
 			continue;
 		}
 		v.id = description_id(g, t->pid, fds.at[i]);
-		ret = kind_check(g->kinds, &v, e);
+		ret = f(g->kinds, &v, e);
 		kind_view_free(&v);
 	}
 	vec_free(&fds);
+	return ret;
+}
+
+static int check_fd(struct kind_dump *c, struct fd_view *v, struct err *e)
+{
+	return kind_check(c, v, e);
+}
+
+int guest_fds_check(struct guest *g, struct task *t, struct err *e)
+{
+	return look_at_all(g, t, check_fd, e);
+}
+
+int guest_fds_preview(struct guest *g, struct err *e)
+{
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && i < g->tree.task.n; i++) {
+		struct task *t = g->tree.task.at[i];
+
+		if (t->state != TASK_DEAD)
+			ret = look_at_all(g, t, kind_preview_fd, e);
+		if (ret == -ESRCH) {
+			err_clear(e);
+			ret = 0;
+		}
+	}
+	guest_fds_forget(g);
 	return ret;
 }
 

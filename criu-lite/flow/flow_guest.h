@@ -2,6 +2,8 @@
 /* The guest on its source: looked at, held, captured, its pages scanned. */
 #pragma once
 
+#include <pthread.h>
+
 #include "flow.h"
 #include "pages_shm.h"
 #include "task_mm.h"
@@ -56,18 +58,43 @@ void guest_kill(struct guest *g);
 /* inventory.img: what the target must have in common with this host. */
 void guest_put_inventory(const struct guest *g, struct img_set *set);
 
-/* Frozen: the whole state. */
-int guest_capture(struct guest *g, struct img_set *set, struct err *e);
+/* Frozen: the whole state, and (while that is captured, by another thread) the pages to read. */
+int guest_capture(struct guest *g, struct img_set *set, guest_pages_vec *pages, struct err *e);
 
-/* Pages to read: all spaces. Live or frozen (then for the last time). -EAGAIN: a task exec'ed or
- * went; look at the tree again. */
-int guest_scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *e);
-/* The guest runs; a tracker that needs it stopped (soft-dirty) gets that, for the scan only. */
+/* The guest runs: pages to read now. A tracker that needs it stopped (soft-dirty) gets that, for the
+ * scan only. */
 int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e);
+
+/* ---- flow_scan.c ---- */
+
+struct guest_rseq {
+	pid_t pid;                   /* of the address space */
+	uint64_t at;
+};
+
+struct guest_scan {
+	struct guest *g;
+	bool frozen, forks, threaded;
+	guest_pages_vec *out;
+	VEC(struct guest_rseq) rseq; /* areas of all threads that may run a batch meanwhile */
+	pthread_t thread;
+	int ret;
+	struct err err;
+};
+
+/* Address spaces; frozen: in a thread of their own, until guest_scan_wait(). Mappings must have
+ * been looked at. */
+void guest_scan_begin(struct guest_scan *s, struct guest *g, bool frozen, guest_pages_vec *out);
+void guest_scan_wait(struct guest_scan *s);
+/* Then the shared memory objects that the pass over files and mappings has seen. */
+int guest_scan_end(struct guest_scan *s, struct err *e);
 /* Guard regions that the frozen scan found go into the mm images. */
 int guest_put_guards(struct guest *g, struct img_set *set, struct err *e);
+
 /* ---- flow_fds.c ---- */
 int guest_fds_check(struct guest *g, struct task *t, struct err *e);
+/* Puts what the target can look for beforehand, into the set of the skeleton. */
+int guest_fds_preview(struct guest *g, struct err *e);
 int guest_fds_capture(struct guest *g, struct task *t, struct img_set *set, struct err *e);
 void guest_fds_forget(struct guest *g);
 /* The id of a description by one of its descriptors, the first time it is seen a new one. */

@@ -2,7 +2,6 @@
 /* migrate: the guest to another host while it works. The source's side of the story. */
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -52,6 +51,8 @@ static int ask_target(struct migration *m, struct err *e)
 	_cleanup_msg_ StreamAnswer *a = NULL;
 	int ret = guest_skeleton(&m->guest, set, e);
 
+	if (ret == 0)
+		ret = guest_fds_preview(&m->guest, e);
 	if (ret == 0) {
 		guest_put_inventory(&m->guest, set);
 		img_set_encode(set, &m->last_state);
@@ -221,36 +222,52 @@ static int round_live(struct migration *m, uint32_t number, uint64_t *dirty, str
 	return ret;
 }
 
-/* Rounds go on while they still shrink what is left; then what is left must fit the downtime. */
-static bool enough(const struct migration *m, uint32_t number, uint64_t now, uint64_t before)
+/* Rounds go on while they still shrink what is left (one bad round does not count: the machine may
+ * have been busy); then what is left must fit the downtime. */
+#define STALLS_MAX  2
+#define LITTLE      (256 * 1024ul)
+
+struct progress {
+	uint64_t best;               /* least bytes that a round found dirty */
+	unsigned stalls;             /* rounds since then */
+};
+
+static bool enough(const struct migration *m, uint32_t number, uint64_t now, struct progress *p)
 {
 	uint64_t rate = m->bytes_per_s ? m->bytes_per_s : 100u << 20;
 	double ms = (double)now * 1e3 / (double)rate;
-	bool shrinks = now < before - before / 4;
 
-	if (number >= m->o->max_rounds)
-		return true;
-	if (now <= 256 * PAGE_SIZE)
-		return true;
-	return ms < (double)m->o->max_downtime_ms && !shrinks;
+	p->stalls = now < p->best - p->best / 8 ? 0 : p->stalls + 1;
+	if (now < p->best)
+		p->best = now;
+	return number >= m->o->max_rounds || now <= LITTLE ||
+	       (ms < (double)m->o->max_downtime_ms && p->stalls >= STALLS_MAX);
 }
 
 static int rounds(struct migration *m, struct err *e)
 {
-	uint64_t before = UINT64_MAX, now = 0;
+	struct progress p = { .best = UINT64_MAX };
 
 	for (uint32_t number = 1;; number++) {
+		uint64_t now = 0;
 		int ret = round_live(m, number, &now, e);
 
 		if (ret < 0)
 			return ret;
-		if (number > 1 && enough(m, number, now, before))
+		if (enough(m, number, now, &p) && number > 1)
 			return 0;
-		before = now;
 	}
 }
 
 /* ---- the switch ---- */
+
+/* Compressing what is sent in a few milliseconds anyway only adds to them. */
+#define SHORT_MS 10
+
+static bool is_short(const struct migration *m, uint64_t bytes)
+{
+	return m->bytes_per_s && bytes * 1000 / m->bytes_per_s < SHORT_MS;
+}
 
 static int last_round(struct migration *m, struct err *e)
 {
@@ -258,19 +275,17 @@ static int last_round(struct migration *m, struct err *e)
 	guest_pages_vec pages = { 0 };
 	struct pages_stats st = { 0 };
 	struct flow_report *r = &m->report;
-	int ret = guest_capture(&m->guest, set, e);
+	int ret = guest_capture(&m->guest, set, &pages, e);
 
 	flow_report_mark(r, "capture");
 	if (ret == 0)
-		ret = guest_scan(&m->guest, true, &pages, e);
-	if (ret == 0)
-		ret = guest_put_guards(&m->guest, set, e);
-	flow_report_mark(r, "scan");
-	if (ret == 0)
 		ret = announce(m, set, &pages, r->rounds + 1, true, e);
 	flow_report_mark(r, "shape");
-	if (ret == 0)
+	if (ret == 0) {
+		if (is_short(m, dirty_bytes(&pages)))
+			pages_sender_plain(m->sender);
 		ret = send_pages(m, &pages, false, &st, e);
+	}
 	flow_report_mark(r, "pages");
 	if (ret == 0)
 		flow_report_round(r, r->rounds + 1, dirty_bytes(&pages), &st, st.ns);
@@ -321,32 +336,34 @@ static int undecided(struct migration *m, struct err *e)
 			     "%d); if not, let it go on (kill -CONT %d)", root, root, root);
 }
 
-/* In the window other work of this machine must wait, or stopping spinning threads takes
- * milliseconds each. */
-static void in_a_hurry(bool on)
+/* The last live round is over: both sides take precedence over other work of their machines, or
+ * stopping spinning threads and every message would take milliseconds. */
+static void hurry(struct migration *m, bool on)
 {
-	struct sched_param p = { .sched_priority = on ? 1 : 0 };
+	StreamSign soon = STREAM_SIGN__INIT;
+	struct err ignored = ERR_INIT; /* a broken link will show in the next message */
 
-	sched_setscheduler(0, on ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &p);
+	stream_send(m->control, STREAM_HURRY, &soon, &ignored);
+	flow_hurry(on);
 }
 
 static int switch_over(struct migration *m, struct err *e)
 {
 	int ret;
 
-	in_a_hurry(true);
+	hurry(m, true);
 	flow_report_freeze(&m->report);
 	ret = guest_freeze(&m->guest, e);
 	flow_report_mark(&m->report, "stop");
 	if (ret == 0 && (ret = prepare(m, e)) < 0)
 		guest_thaw(&m->guest);
 	if (ret < 0) {
-		in_a_hurry(false);
+		flow_hurry(false);
 		return ret;
 	}
 	ret = commit(m, e);
 	flow_report_thaw(&m->report);
-	in_a_hurry(false);
+	flow_hurry(false);
 	if (ret == 0) {
 		guest_kill(&m->guest);
 		return 0;

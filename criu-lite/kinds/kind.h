@@ -81,6 +81,10 @@ int kind_check(struct kind_dump *c, const struct fd_view *v, struct err *e);
  * Call it for every descriptor, also for the next ones of a description: POSIX locks belong
  * to the process. */
 int kind_dump_fd(struct kind_dump *c, struct fd_view *v, struct err *e);
+/* For the preflight of the target, while the guest runs: puts the entry if it is of a kind that the
+ * target can look for (files, ports and names that are to be free), nothing otherwise. Not followed
+ * by kind_dump_end(). */
+int kind_preview_fd(struct kind_dump *c, struct fd_view *v, struct err *e);
 /* The kind of a description: FdinfoEntry needs it. -ENOTSUP: none. */
 int kind_type(const struct fd_view *v, FdTypes *type);
 
@@ -168,6 +172,7 @@ struct kind {
 	FdTypes type;                                /* in FileEntry */
 	bool (*match)(const struct fd_view *v);
 	int (*check)(struct kind_dump *c, const struct fd_view *v, struct err *e); /* or NULL */
+	bool (*preview)(const struct fd_view *v);    /* kind_preview_fd() puts it; or NULL: never */
 	int (*dump)(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e);
 	int (*end)(struct kind_dump *c, struct err *e);                              /* or NULL */
 	/* Could it be created here? Nothing stays behind. Or NULL. */

@@ -200,6 +200,15 @@ int kind_dump_fd(struct kind_dump *c, struct fd_view *v, struct err *e)
 	return ret ? in_fd(v, e) : 0;
 }
 
+int kind_preview_fd(struct kind_dump *c, struct fd_view *v, struct err *e)
+{
+	const struct kind *k = kind_match(v);
+
+	if (!k || !k->preview || !k->preview(v) || !kind_first(c, KIND_SPACE_FILE, v->id))
+		return 0;
+	return dump_entry(c, k, v, e) ? in_fd(v, e) : 0;
+}
+
 int kind_dump_path(struct kind_dump *c, int local, const char *path, int flags, uint32_t *id,
 		   struct err *e)
 {

@@ -199,6 +199,14 @@ static int inet_check(struct kind_dump *c, const struct fd_view *v, struct err *
 
 /* ---- dump ---- */
 
+static bool inet_preview(const struct fd_view *v)
+{
+	struct err ignored = ERR_INIT;
+	struct inet_sock s;
+
+	return !inspect(v->local, &s, &ignored) && s.state != TCP_ESTABLISHED && !is_connection(&s);
+}
+
 /* Addresses are written also where there is none: a reader tells the family by their length. */
 static void put_addr(const union addr *a, int family, uint32_t **words, size_t *n,
 		     uint32_t *port, char **ifname)
@@ -504,6 +512,7 @@ const struct kind kind_inet = {
 	.type = FD_TYPES__INETSK,
 	.match = inet_match,
 	.check = inet_check,
+	.preview = inet_preview,
 	.dump = inet_dump,
 	.verify = inet_verify,
 	.create = inet_create,

@@ -91,6 +91,11 @@ int kind_reg_put(struct kind_dump *c, const struct kind_source *s, struct err *e
 	return 0;
 }
 
+static bool reg_preview(const struct fd_view *v)
+{
+	return !v->deleted && !kind_remap_gone(v->link, v->local, &v->st);
+}
+
 static int reg_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e)
 {
 	struct kind_source s = {
@@ -223,6 +228,7 @@ const struct kind kind_reg = {
 	.type = FD_TYPES__REG,
 	.match = reg_match,
 	.check = reg_check,
+	.preview = reg_preview,
 	.dump = reg_dump,
 	.verify = reg_verify,
 	.create = reg_create,

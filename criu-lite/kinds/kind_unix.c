@@ -239,6 +239,13 @@ static void dump_path(const struct fd_view *v, const struct unix_diag *d, UnixSk
 	}
 }
 
+static bool unix_preview(const struct fd_view *v)
+{
+	int listens;
+
+	return !kind_sockopt_get(v->local, SOL_SOCKET, SO_ACCEPTCONN, &listens) && listens;
+}
+
 static int unix_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e)
 {
 	UnixSkEntry *m = kind_msg(UnixSkEntry, unix_sk_entry__init);
@@ -294,6 +301,7 @@ const struct kind kind_unix = {
 	.type = FD_TYPES__UNIXSK,
 	.match = unix_match,
 	.check = unix_check,
+	.preview = unix_preview,
 	.dump = unix_dump,
 	.end = unix_end,
 	.verify = unix_verify,
