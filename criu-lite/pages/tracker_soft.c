@@ -149,6 +149,16 @@ int soft_begin(struct tracker *t, struct err *e)
 	return 0;
 }
 
+/* A new mapping has the bit everywhere, also where its object has nothing. */
+static void only_data(pid_t pid, const struct proc_vma *vma, const prange_vec *want, prange_vec *out)
+{
+	prange_vec data = { 0 };
+	bool told = tracker_data(pid, vma, want, &data) == 0;
+
+	prange_or(told ? &data : want, &(prange_vec){ 0 }, out);
+	vec_free(&data);
+}
+
 static int look_at(struct look *l, const struct proc_vma *vma)
 {
 	struct soft_pages now = { 0 };
@@ -158,9 +168,8 @@ static int look_at(struct look *l, const struct proc_vma *vma)
 	if (ret == 0 && vma->shared) {
 		if (!l->t->scanned) /* bits from before mean nothing */
 			prange_add(&now.unsure, vma->start, vma->end);
-		prange_or(&now.dirty, &(prange_vec){ 0 }, &l->out->dirty);
-		if (tracker_data(l->t->pid, vma, &now.unsure, &l->out->unsure) < 0)
-			prange_or(&now.unsure, &(prange_vec){ 0 }, &l->out->unsure);
+		only_data(l->t->pid, vma, &now.dirty, &l->out->dirty);
+		only_data(l->t->pid, vma, &now.unsure, &l->out->unsure);
 	} else if (ret == 0) {
 		prange_clip(&l->t->known, vma->start, vma->end, &known);
 		if (!l->t->scanned)

@@ -15,6 +15,10 @@
  * What was known and is WRITTEN but has no page any more was dropped (MADV_DONTNEED). In
  * private mappings of files the kernel keeps the mark over that (as a marker entry), so there
  * the known pages are looked at once more.
+ *
+ * Linux 6.15 to (at least) 6.18: MADV_GUARD_INSTALL over marked pages of a file mapping loops in the
+ * kernel, as zapping them leaves markers that it zaps again. It can be interrupted, so the guest can
+ * be frozen and killed, and goes on when the uffd is closed.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tracker_victim.h"
 
+#include <linux/magic.h>
+#include <sys/vfs.h>
+
 enum tracker_kind the_kind;
 char victim_bss[PAGE_SIZE] __attribute__((aligned(4096)));
 
@@ -200,12 +203,15 @@ struct victim *victim_new(void)
 {
 	struct victim *v = xcalloc(1, sizeof(*v));
 	int to[2], from[2];
+	struct statfs fs;
 	struct fds fd = {
 		.zero = open("/dev/zero", O_RDONLY),
 		.file = backing("/var/tmp/criu-lite-tracker-test"),
 		.memory = memfd_create("private", 0),
 	};
 
+	assert_int_equal(fstatfs(fd.file, &fs), 0);
+	v->file_in_memory = fs.f_type == TMPFS_MAGIC;
 	assert_int_equal(ftruncate(fd.memory, 600 * PAGE_SIZE), 0);
 	assert_int_equal(pipe(to) | pipe(from), 0);
 	fflush(NULL);

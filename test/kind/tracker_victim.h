@@ -50,6 +50,7 @@ struct victim {
 	int to, from;            /* pipes */
 	bool busy;               /* with a command */
 	int zero_fd, file_fd;    /* numbers in the victim */
+	bool file_in_memory;     /* on tmpfs */
 	uint64_t scratch;        /* a string there */
 	struct tracker *t;
 	struct scan scan;        /* the last one */
