@@ -65,12 +65,14 @@ static int open_end(int path, const RegFileEntry *r, struct err *e)
 /* All descriptions of the FIFO, while `both` keeps it alive with what is in it. */
 static int share(struct kind_restore *c, const FileEntry *own, int both, int *fd, struct err *e)
 {
-	const FileEntry *fe;
+	const struct kind_indexed *at;
+	size_t n;
 
-	for (size_t i = 0; (fe = kind_entry_at(c, i)); i++) {
-		if (fe->type != FD_TYPES__FIFO || fe->fifo->pipe_id != own->fifo->pipe_id)
-			continue;
+	int ret = kind_index(c, KIND_INDEX_FIFO, own->fifo->pipe_id, &at, &n, e);
+	for (size_t k = 0; !ret && k < n; k++) {
+		const FileEntry *fe = kind_entry_at(c, at[k].i);
 		const RegFileEntry *r = name_of(c, fe, e);
+
 		if (!r)
 			return -e->code;
 		int end = open_end(both, r, e);
@@ -81,7 +83,7 @@ static int share(struct kind_restore *c, const FileEntry *own, int both, int *fd
 		else
 			kind_give(c, fe->id, end);
 	}
-	return 0;
+	return ret;
 }
 
 static int fifo_create(struct kind_restore *c, const FileEntry *fe, int *fd, struct err *e)

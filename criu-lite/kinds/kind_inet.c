@@ -311,7 +311,7 @@ static int inet_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe
 	}
 	say_losses(v, &s);
 	free(m->opts);
-	return kind_sockopt_dump(v->local, &m->opts, e);
+	return kind_sockopt_dump(c, v->local, &m->opts, e);
 }
 
 /* ---- restore ---- */

@@ -99,13 +99,17 @@ static int take_end(const int ends[2], bool used[2], const PipeEntry *p, struct 
 
 static int fill(struct kind_restore *c, uint32_t pipe_id, int wr, struct err *e)
 {
-	const FileEntry *fe;
+	const struct kind_indexed *at;
 	bool packets = false;
+	size_t n;
 
-	for (size_t i = 0; (fe = kind_entry_at(c, i)); i++)
-		if (fe->type == FD_TYPES__PIPE && fe->pipe->pipe_id == pipe_id)
-			packets |= writes(fe->pipe->flags) && (fe->pipe->flags & O_DIRECT);
-	return kind_pipedata_restore(c, IMG_PIPES_DATA, pipe_id, wr, packets, e);
+	int ret = kind_index(c, KIND_INDEX_PIPE, pipe_id, &at, &n, e);
+	for (size_t k = 0; !ret && k < n; k++) {
+		const PipeEntry *p = kind_entry_at(c, at[k].i)->pipe;
+
+		packets |= writes(p->flags) && (p->flags & O_DIRECT);
+	}
+	return ret ? ret : kind_pipedata_restore(c, IMG_PIPES_DATA, pipe_id, wr, packets, e);
 }
 
 /* Hands out the ends, in the order of the entries. */
@@ -113,12 +117,14 @@ static int share(struct kind_restore *c, const FileEntry *own, const int ends[2]
 		 struct err *e)
 {
 	bool used[2] = { false, false };
-	const FileEntry *fe;
+	const struct kind_indexed *at;
+	size_t n;
 
-	for (size_t i = 0; (fe = kind_entry_at(c, i)); i++) {
-		if (fe->type != FD_TYPES__PIPE || fe->pipe->pipe_id != own->pipe->pipe_id)
-			continue;
+	int ret = kind_index(c, KIND_INDEX_PIPE, own->pipe->pipe_id, &at, &n, e);
+	for (size_t k = 0; !ret && k < n; k++) {
+		const FileEntry *fe = kind_entry_at(c, at[k].i);
 		int end = take_end(ends, used, fe->pipe, e);
+
 		if (end < 0)
 			return end;
 		if (fe == own)
@@ -126,7 +132,7 @@ static int share(struct kind_restore *c, const FileEntry *own, const int ends[2]
 		else
 			kind_give(c, fe->id, end);
 	}
-	return 0;
+	return ret;
 }
 
 static int pipe_create(struct kind_restore *c, const FileEntry *fe, int *fd, struct err *e)

@@ -144,17 +144,19 @@ int kind_pipedata_restore(struct kind_restore *c, enum img_type type, uint32_t p
 {
 	const struct img_set *set = kind_restore_set(c);
 	record_vec mine = { 0 };
-	size_t n = img_count(set, type, 0);
+	const struct kind_indexed *at;
 	uint32_t size = 0;
-	int ret = 0;
+	size_t n = 0;
 
-	for (size_t i = 0; !ret && i < n; i++) {
-		const struct img_record *rec = img_record(set, type, 0, i);
+	int ret = kind_index(c, type == IMG_PIPES_DATA ? KIND_INDEX_PIPE_DATA : KIND_INDEX_FIFO_DATA,
+			     pipe_id, &at, &n, e);
+	for (size_t k = 0; !ret && k < n; k++) {
+		const struct img_record *rec = img_record(set, type, 0, at[k].i);
 		_cleanup_msg_ PipeDataEntry *d = NULL;
 
-		ret = img_get(set, type, 0, i, &d, e);
-		if (ret || d->pipe_id != pipe_id)
-			continue;
+		ret = img_get(set, type, 0, at[k].i, &d, e);
+		if (ret)
+			break;
 		size = d->has_size ? d->size : size;
 		if (rec->extra_len)
 			vec_push(&mine, rec);

@@ -8,6 +8,7 @@
 #include "file-lock.pb-c.h"
 #include "kind.h"
 #include "kind_shm.h"
+#include "kind_util.h"
 #include "memfd.pb-c.h"
 
 #define KIND_SPACES (KIND_SPACE_BUILD_ID + 1)
@@ -102,6 +103,9 @@ struct kind_remap {
 	bool ghost;
 };
 
+#define KIND_INDEXES (KIND_INDEX_QUEUE + 1)
+typedef VEC(struct kind_indexed) kind_indexed_vec;
+
 struct kind_process {
 	pid_t pid;
 	struct remote *remote;
@@ -117,8 +121,11 @@ struct kind_restore {
 	VEC(MemfdInodeEntry *) memfd;
 	VEC(struct shm_object *) shm;
 	kind_kept_vec kept;
+	kind_indexed_vec index[KIND_INDEXES];
+	bool indexed[KIND_INDEXES];
 };
 
+void kind_index_free(struct kind_restore *c);
 void kind_shm_begin_dump(struct kind_dump *c);
 void kind_shm_free_dump(struct kind_dump *c);
 int kind_shm_begin(struct kind_restore *c, struct err *e);

@@ -36,6 +36,7 @@ void kind_restore_free(struct kind_restore *c)
 	if (!c)
 		return;
 	kind_slots_free(&c->kept);
+	kind_index_free(c);
 	free_files(&c->file);
 	kind_remap_free(c);
 	kind_shm_free(c);
@@ -130,6 +131,7 @@ int kind_restore_begin(struct kind_restore *c, const struct img_set *set, struct
 		return ret;
 	}
 	kind_slots_free(&c->kept);
+	kind_index_free(c);
 	c->set = set;
 	ret = kind_remap_begin(c, e);
 	if (!ret) {

@@ -99,27 +99,61 @@ int kind_sockopt_set(int fd, int level, int name, int value)
 
 /* ---- dump ---- */
 
-static int new_socket_like(int fd)
+/* What a new socket has, for each sort of socket that was met. */
+struct usual {
+	int domain, type, proto;
+	bool has[N_OF(others)];
+	int value[N_OF(others)];
+};
+struct usual_all {
+	VEC(struct usual) u;
+};
+static const struct kind whose = { .name = "socket options" };
+
+static void free_usual(void *p)
 {
+	struct usual_all *all = p;
+
+	vec_free(&all->u);
+	free(all);
+}
+
+static const struct usual *usual_of(struct kind_dump *c, int fd)
+{
+	void **slot = kind_dump_slot(c, &whose, free_usual);
+	struct usual_all *all = *slot ?: (*slot = xcalloc(1, sizeof(*all)));
 	int domain, type, proto;
 
 	if (kind_sockopt_get(fd, SOL_SOCKET, SO_DOMAIN, &domain) ||
 	    kind_sockopt_get(fd, SOL_SOCKET, SO_TYPE, &type) ||
 	    kind_sockopt_get(fd, SOL_SOCKET, SO_PROTOCOL, &proto))
-		return -1;
-	return socket(domain, type | SOCK_CLOEXEC, proto);
+		return NULL;
+	vec_each(&all->u, u)
+		if (u->domain == domain && u->type == type && u->proto == proto)
+			return u;
+
+	_cleanup_close_ int fresh = socket(domain, type | SOCK_CLOEXEC, proto);
+	if (fresh < 0)
+		return NULL;
+	struct usual *u = vec_new(&all->u);
+	u->domain = domain;
+	u->type = type;
+	u->proto = proto;
+	for (size_t i = 0; i < N_OF(others); i++)
+		u->has[i] = !kind_sockopt_get(fresh, others[i].level, others[i].name, &u->value[i]);
+	return u;
 }
 
-static void dump_others(int fd, SkOptsEntry *m)
+static void dump_others(struct kind_dump *c, int fd, SkOptsEntry *m)
 {
-	_cleanup_close_ int fresh = new_socket_like(fd);
-	int value, usual;
+	const struct usual *usual = usual_of(c, fd);
+	int value;
 
 	m->more = xcalloc(N_OF(others), sizeof(*m->more));
-	for (size_t i = 0; fresh >= 0 && i < N_OF(others); i++) {
-		if (kind_sockopt_get(fd, others[i].level, others[i].name, &value) ||
-		    kind_sockopt_get(fresh, others[i].level, others[i].name, &usual) ||
-		    value == usual)
+	for (size_t i = 0; usual && i < N_OF(others); i++) {
+		if (!usual->has[i] ||
+		    kind_sockopt_get(fd, others[i].level, others[i].name, &value) ||
+		    value == usual->value[i])
 			continue;
 		SkIntOpt *o = kind_msg(SkIntOpt, sk_int_opt__init);
 		o->level = (uint32_t)others[i].level;
@@ -202,7 +236,7 @@ static int dump_buffers(int fd, SkOptsEntry *m, struct err *e)
 	return 0;
 }
 
-int kind_sockopt_dump(int fd, SkOptsEntry **out, struct err *e)
+int kind_sockopt_dump(struct kind_dump *c, int fd, SkOptsEntry **out, struct err *e)
 {
 	SkOptsEntry *m = *out = kind_msg(SkOptsEntry, sk_opts_entry__init);
 	struct linger linger = {0};
@@ -219,7 +253,7 @@ int kind_sockopt_dump(int fd, SkOptsEntry **out, struct err *e)
 		m->has_so_linger = 1;
 		m->so_linger = (uint32_t)linger.l_linger;
 	}
-	dump_others(fd, m);
+	dump_others(c, fd, m);
 	if (dump_timeout(fd, SO_SNDTIMEO, &m->so_snd_tmo_sec, &m->so_snd_tmo_usec, e) < 0 ||
 	    dump_timeout(fd, SO_RCVTIMEO, &m->so_rcv_tmo_sec, &m->so_rcv_tmo_usec, e) < 0 ||
 	    dump_buffers(fd, m, e) < 0 || dump_device(fd, m, e) < 0)

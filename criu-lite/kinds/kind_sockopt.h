@@ -2,12 +2,12 @@
 /* Options of sockets, whatever their family. */
 #pragma once
 
-#include "err.h"
+#include "kind.h"
 #include "sk-opts.pb-c.h"
 
 /* All options of the socket; *out is from malloc and set also on failure. An option that the
  * socket does not have is left out; one that cannot be read is an error. */
-int kind_sockopt_dump(int fd, SkOptsEntry **out, struct err *e);
+int kind_sockopt_dump(struct kind_dump *c, int fd, SkOptsEntry **out, struct err *e);
 /* Of a preflight: is there an option that cannot be kept? */
 int kind_sockopt_check(int fd, struct err *e);
 

@@ -254,7 +254,7 @@ static int unix_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe
 
 	fe->usk = m;
 	m->fown = kind_fown_dump(v->local);
-	ret = kind_sockopt_dump(v->local, &m->opts, e);
+	ret = kind_sockopt_dump(c, v->local, &m->opts, e);
 	if (ret < 0 || inspect(c, v, &d, e) < 0)
 		return -e->code;
 	m->id = v->id;

@@ -227,31 +227,25 @@ static int send_packet(struct kind_restore *c, int fd, const SkPacketEntry *m,
 int unix_queue_fill(struct kind_restore *c, uint32_t id, int fd, struct err *e)
 {
 	const struct img_set *set = kind_restore_set(c);
-	size_t n = img_count(set, IMG_SK_QUEUES, 0);
+	const struct kind_indexed *at;
+	size_t n;
 
-	for (size_t i = 0; i < n; i++) {
+	int ret = kind_index(c, KIND_INDEX_QUEUE, id, &at, &n, e);
+	for (size_t k = 0; !ret && k < n; k++) {
 		_cleanup_msg_ SkPacketEntry *m = NULL;
 
-		if (img_get(set, IMG_SK_QUEUES, 0, i, &m, e) < 0)
-			return -e->code;
-		if (m->id_for == id &&
-		    send_packet(c, fd, m, img_record(set, IMG_SK_QUEUES, 0, i), e) < 0)
-			return -e->code;
+		ret = img_get(set, IMG_SK_QUEUES, 0, at[k].i, &m, e);
+		if (!ret)
+			ret = send_packet(c, fd, m, img_record(set, IMG_SK_QUEUES, 0, at[k].i), e);
 	}
-	return 0;
+	return ret;
 }
 
-bool unix_queue_any(const struct kind_restore *c, uint32_t id)
+bool unix_queue_any(struct kind_restore *c, uint32_t id)
 {
-	const struct img_set *set = kind_restore_set(c);
-	size_t n = img_count(set, IMG_SK_QUEUES, 0);
 	struct err ignored = ERR_INIT;
+	const struct kind_indexed *at;
+	size_t n;
 
-	for (size_t i = 0; i < n; i++) {
-		_cleanup_msg_ SkPacketEntry *m = NULL;
-
-		if (!img_get(set, IMG_SK_QUEUES, 0, i, &m, &ignored) && m->id_for == id)
-			return true;
-	}
-	return false;
+	return kind_index(c, KIND_INDEX_QUEUE, id, &at, &n, &ignored) == 0 && n;
 }

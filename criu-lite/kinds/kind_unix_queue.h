@@ -13,4 +13,4 @@ int unix_queue_dump(struct kind_dump *c, int fd, int type, uint32_t id, uint32_t
 /* Sends the messages of description `id` into `fd`, a socket connected to it. */
 int unix_queue_fill(struct kind_restore *c, uint32_t id, int fd, struct err *e);
 /* Does it have any? */
-bool unix_queue_any(const struct kind_restore *c, uint32_t id);
+bool unix_queue_any(struct kind_restore *c, uint32_t id);

@@ -37,5 +37,17 @@ int kind_flight_put(struct kind_dump *c, int fd, uint32_t *id, struct err *e);
 void kind_flight_expect(struct kind_dump *c);
 bool kind_flight_expected(const struct kind_dump *c);
 
+/* What belongs to an object: entries of a pipe or FIFO by pipe_id, records of the contents by pipe_id
+ * or id_for. In the order of the set; `i` is for kind_entry_at() or img_record(). */
+enum kind_index {
+	KIND_INDEX_PIPE, KIND_INDEX_FIFO,
+	KIND_INDEX_PIPE_DATA, KIND_INDEX_FIFO_DATA, KIND_INDEX_QUEUE
+};
+struct kind_indexed {
+	uint32_t key, i;
+};
+int kind_index(struct kind_restore *c, enum kind_index which, uint32_t key,
+	       const struct kind_indexed **at, size_t *n, struct err *e);
+
 /* Says why a descriptor that no kind matches cannot be moved, and what to do about it. */
 int kind_refuse(const struct fd_view *v, struct err *e);
