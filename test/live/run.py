@@ -99,6 +99,9 @@ class Case:
       self.b.run(["mkfifo", "-m", "600", os.path.join(self.state, "own/fifo")], check=True)
     self.cmd = [os.path.join(opts.victims_dir, "victim_" + program), self.state]
     self.cmd += [a.format(n=n) for a in args]
+    # The hosts serve many cases: their pids must not meet.
+    for host, last in ((self.a, 1000), (self.b, 20000)):
+      host.run(["sh", "-c", "echo %d > /proc/sys/kernel/ns_last_pid" % last], check=True)
     self.extra, self.note, self.master = [], "", None
     self.where = self.a
 
@@ -344,8 +347,11 @@ def run_case(opts, worker, case):
     text += "\n     kept: " + running.dir
   elif not opts.keep:
     shutil.rmtree(running.dir, ignore_errors=True)
-  print("%-4s %-18s %-18s %3d %6.2f s%s%s" % (verdict, name, mode, n, time.monotonic() - start,
-                                            running.note, text and "  " + text), flush=True)
+  # In one piece: other threads write, too.
+  sys.stdout.write("%-4s %-18s %-18s %3d %6.2f s%s%s\n"
+                   % (verdict, name, mode, n, time.monotonic() - start, running.note,
+                      text and "  " + text))
+  sys.stdout.flush()
   return verdict
 
 

@@ -75,6 +75,14 @@ static void *second(void *arg)
 	return NULL;
 }
 
+static uint64_t cpu_time(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return ts.tv_sec * V_SEC + ts.tv_nsec;
+}
+
 static void set_all(void)
 {
 	struct sigaction sa = {.sa_handler = on_itimer, .sa_flags = SA_RESTART};
@@ -120,17 +128,21 @@ static void check_remaining(int i)
 	      (unsigned long)(v_paused() / V_MSEC));
 }
 
+/* Uses so much time of the processor, of which others may take most. */
 static void work(unsigned int ms)
 {
-	uint64_t end = v_now() + ms * V_MSEC;
+	uint64_t end = cpu_time() + ms * V_MSEC;
 
-	while (v_now() < end)
-		burned++;
+	while (cpu_time() < end)
+		for (int i = 0; i < 10000; i++)
+			burned++;
 }
 
 int main(int argc, char **argv)
 {
+	static const unsigned int period[3] = {50, 20, 20};
 	unsigned int t[3], f[TIMERS], i, overruns = 0;
+	uint64_t start, took;
 	struct timespec zero = {0};
 	siginfo_t si;
 	sigset_t set;
@@ -145,17 +157,19 @@ int main(int argc, char **argv)
 	v_observe(note_timers, V_NO_SIGNALS);
 	v_ready();
 	while (!v_stopping())
-		work(20);
+		work(10);
 	v_recheck();
 	for (i = 0; i < 3; i++)
 		t[i] = ticks[i];
 	memcpy(f, fired, sizeof(f));
-	work(1000);
+	start = v_now();
+	work(600);
+	took = (v_now() - start) / V_MSEC;
 	for (i = 0; i < 3; i++)
-		CHECK(ticks[i] - t[i] >= 4 && ticks[i] - t[i] <= 60, "itimer %u: %u ticks in 1 s", i,
-		      ticks[i] - t[i]);
-	CHECK(fired[PERIODIC] - f[PERIODIC] >= 4 && fired[PERIODIC] - f[PERIODIC] <= 50,
-	      "periodic timer: %u ticks in 1 s", fired[PERIODIC] - f[PERIODIC]);
+		CHECK(ticks[i] - t[i] >= 4 && ticks[i] - t[i] <= (i ? 1200 : took) / period[i] + 5,
+		      "itimer %u: %u ticks in %lu ms, 600 of the processor", i, ticks[i] - t[i], took);
+	CHECK(fired[PERIODIC] - f[PERIODIC] >= 4 && fired[PERIODIC] - f[PERIODIC] <= took / 40 + 5,
+	      "periodic timer: %u ticks in %lu ms", fired[PERIODIC] - f[PERIODIC], took);
 	CHECK(fired[THREAD] - f[THREAD] >= 4, "the thread's timer does not fire");
 	CHECK(!fired[FAR_OFF] && !fired[DISARMED] && !fired[SILENT], "a timer fired too early");
 	check_remaining(SILENT);
@@ -165,6 +179,6 @@ int main(int argc, char **argv)
 		CHECK(si.si_code == SI_TIMER && si.si_value.sival_int == OVERRUN, "overrun's siginfo");
 		overruns += 1 + si.si_overrun;
 	}
-	CHECK(overruns > 900, "only %u periods of 1 ms in 1 s", overruns);
+	CHECK(overruns > 500, "only %u periods of 1 ms in 0.6 s", overruns);
 	v_ok();
 }
