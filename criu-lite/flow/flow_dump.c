@@ -192,12 +192,10 @@ static int dump_frozen(struct dump *d, struct err *e)
 	struct img_set *set = img_set_new();
 	guest_pages_vec pages = { 0 };
 	uint64_t before = io_now_ns();
-	int ret = guest_capture(&d->guest, set, e);
+	int ret = claim(d, e);
 
-	if (ret == 0 && (ret = claim(d, e)) == 0)
-		ret = guest_scan(&d->guest, true, &pages, e);
 	if (ret == 0)
-		ret = guest_put_guards(&d->guest, set, e);
+		ret = guest_capture(&d->guest, set, &pages, e);
 	d->stats.memdump_time = (uint32_t)((io_now_ns() - before) / 1000);
 	if (ret == 0)
 		ret = write_pages(d, &pages, false, e);

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/sysmacros.h>
+#include <sys/ptrace.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -341,20 +341,48 @@ static void put_zombie(const struct task *t, struct img_set *set)
 	img_put(set, IMG_CORE, (uint64_t)t->pid, &core.base);
 }
 
-int guest_capture(struct guest *g, struct img_set *set, struct err *e)
+static int refresh(struct guest *g, struct err *e)
+{
+	int ret = 0;
+
+	for (size_t i = 0; ret == 0 && i < g->tree.task.n; i++) {
+		struct task *t = g->tree.task.at[i];
+
+		if (t->state != TASK_DEAD && (ret = task_mm_refresh(t, e)) == 0)
+			ret = task_mm_check(t, e);
+	}
+	return ret;
+}
+
+static void note_rseq(struct guest *g, struct guest_scan *s)
+{
+	for (size_t i = 0; i < g->tree.task.n; i++) {
+		struct task *t = g->tree.task.at[i];
+		pid_t owner = 0;
+
+		vec_each(&g->mm, m)
+			if (m->task->vm_id == t->vm_id)
+				owner = m->pid;
+		for (size_t k = 0; t->remote && remote_thread(t->remote, k); k++) {
+			struct __ptrace_rseq_configuration c;
+
+			if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, remote_thread(t->remote, k)->tid,
+				   sizeof(c), &c) > 0 && c.rseq_abi_pointer)
+				vec_push(&s->rseq, (struct guest_rseq){ owner, c.rseq_abi_pointer });
+		}
+	}
+}
+
+static int capture_tasks(struct guest *g, struct img_set *set, struct err *e)
 {
 	int ret;
 
-	guest_match(g);
 	for (size_t i = 0; i < g->tree.task.n; i++) {
 		struct task *t = g->tree.task.at[i];
 
-		if (t->state == TASK_DEAD) {
+		if (t->state == TASK_DEAD)
 			put_zombie(t, set);
-			continue;
-		}
-		if ((ret = task_mm_refresh(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0 ||
-		    (ret = task_state_capture(t, set, e)) < 0)
+		else if ((ret = task_state_capture(t, set, e)) < 0)
 			return ret;
 	}
 	if ((ret = put_all(g, true, set, e)) < 0)
@@ -372,4 +400,25 @@ int guest_capture(struct guest *g, struct img_set *set, struct err *e)
 	}
 	guest_put_inventory(g, set);
 	return kind_dump_end(g->kinds, e);
+}
+
+int guest_capture(struct guest *g, struct img_set *set, guest_pages_vec *pages, struct err *e)
+{
+	struct guest_scan scan;
+	int ret;
+
+	guest_match(g);
+	if ((ret = refresh(g, e)) < 0)
+		return ret;
+	guest_scan_begin(&scan, g, true, pages);
+	note_rseq(g, &scan);
+	if ((ret = capture_tasks(g, set, e)) < 0) {
+		struct err ignored = ERR_INIT;
+
+		guest_scan_end(&scan, &ignored);
+		return ret;
+	}
+	if ((ret = guest_scan_end(&scan, e)) < 0)
+		return ret;
+	return guest_put_guards(g, set, e);
 }

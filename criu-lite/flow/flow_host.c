@@ -4,6 +4,7 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,17 @@ void flow_raise_limits(void)
 		r.rlim_cur = r.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &r);
 	}
+}
+
+void flow_hurry(bool on)
+{
+	struct sched_param p = { .sched_priority = on ? 1 : 0 };
+	_cleanup_closedir_ DIR *d = opendir("/proc/self/task");
+
+	for (struct dirent *de; d && (de = readdir(d));)
+		if (de->d_name[0] != '.')
+			sched_setscheduler(atoi(de->d_name),
+					   on ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &p);
 }
 
 uint64_t flow_vdso_hash(void)

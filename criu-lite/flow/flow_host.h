@@ -2,6 +2,7 @@
 /* Facts about this host that a guest depends on. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "err.h"
@@ -9,6 +10,8 @@
 int flow_need_root(struct err *e);
 /* Descriptor limit as high as it may be: shells inherit it. */
 void flow_raise_limits(void);
+/* All threads of this process before other work of the machine (SCHED_FIFO), or as usual. */
+void flow_hurry(bool on);
 uint64_t flow_vdso_hash(void);
 uint64_t flow_memory_available(void);   /* bytes; cgroup limits included */
 /* Features of the CPU as the kernel enables them (XCR0) and size of the xsave area. */

@@ -2,7 +2,6 @@
 /* receive: the target's side of a migration, one after another. */
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -179,13 +178,18 @@ static int answer(struct arrival *a, enum stream_type type, int result, uint64_t
 static int rounds(struct arrival *a, struct err *e)
 {
 	for (;;) {
-		_cleanup_msg_ StreamRound *r = NULL;
+		_cleanup_msg_ ProtobufCMessage *msg = NULL;
 		enum stream_type type;
-		int ret = stream_recv_any(a->peer.fd, &type, &r, -1, e);
+		int ret = stream_recv_any(a->peer.fd, &type, &msg, -1, e);
+		const StreamRound *r = (const StreamRound *)msg;
 		uint64_t since = io_now_ns();
 
 		if (ret < 0)
 			return ret;
+		if (type == STREAM_HURRY) {
+			flow_hurry(true);
+			continue;
+		}
 		if (type != STREAM_ROUND && type != STREAM_LAST)
 			return err_say(e, EPROTO, "a message out of order");
 		if ((ret = pages_receiver_error(a->pages, e)) == 0)
@@ -199,13 +203,6 @@ static int rounds(struct arrival *a, struct err *e)
 }
 
 /* ---- the switch ---- */
-
-static void in_a_hurry(bool on)
-{
-	struct sched_param p = { .sched_priority = on ? 1 : 0 };
-
-	sched_setscheduler(0, on ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &p);
-}
 
 static int switch_over(struct arrival *a, struct err *e)
 {
@@ -240,11 +237,9 @@ static int serve(struct arrival *a, struct err *e)
 
 	if (ret == 0)
 		ret = rounds(a, e);
-	if (ret == 0) {
-		in_a_hurry(true);
+	if (ret == 0)
 		ret = switch_over(a, e);
-		in_a_hurry(false);
-	}
+	flow_hurry(false);
 	pages_receiver_free(a->pages);
 	a->pid = landing_pid(&a->landing);
 	landing_end(&a->landing);

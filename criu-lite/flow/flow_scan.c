@@ -194,25 +194,24 @@ static bool forked(struct guest *g)
 	return was < 0 || g->last_pid < 0 || was != g->last_pid;
 }
 
-static int scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *e)
+static int scan_spaces(struct guest_scan *s)
 {
-	object_scan_vec objects = { 0 };
-	bool forks = forked(g);
-	int ret = 0;
+	struct guest *g = s->g;
 
-	for (size_t i = 0; ret == 0 && i < g->mm.n; i++) {
+	for (size_t i = 0; i < g->mm.n; i++) {
 		struct guest_mm *m = &g->mm.at[i];
 
 		if (m->gone)
 			continue;
-		struct guest_pages *p = vec_new(out);
+		struct guest_pages *p = vec_new(s->out);
 		p->space.kind = PAGES_TASK;
 		p->space.id = (uint32_t)m->pid;
 		p->space.pid = m->pid;
-		if ((ret = scan_mm(g, m, frozen, &p->scan, e)) < 0)
-			break;
+		int ret = scan_mm(g, m, s->frozen, &p->scan, &s->err);
+		if (ret < 0)
+			return ret;
 		if (m->gone) {
-			out->n--;
+			s->out->n--;
 			continue;
 		}
 		if (m->fresh) {
@@ -222,17 +221,75 @@ static int scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *
 			m->fresh = false;
 		}
 		keep_guards(m->task, &p->scan);
-		split(m->task, &p->scan, &objects);
 	}
-	if (ret == 0)
-		ret = scan_objects(g, &objects, forks, frozen, out, e);
-	objects_free(&objects);
-	return ret;
+	return 0;
 }
 
-int guest_scan(struct guest *g, bool frozen, guest_pages_vec *out, struct err *e)
+static void *scan_thread(void *arg)
 {
-	return scan(g, frozen, out, e);
+	struct guest_scan *s = arg;
+
+	s->ret = scan_spaces(s);
+	return NULL;
+}
+
+void guest_scan_begin(struct guest_scan *s, struct guest *g, bool frozen, guest_pages_vec *out)
+{
+	*s = (struct guest_scan){ .g = g, .frozen = frozen, .out = out, .forks = forked(g) };
+	s->threaded = frozen && pthread_create(&s->thread, NULL, scan_thread, s) == 0;
+	if (!s->threaded)
+		scan_thread(s);
+}
+
+/* The kernel writes to a thread's rseq area when it runs our batches. */
+static void add_rseq_pages(struct guest_scan *s)
+{
+	vec_each(&s->rseq, r)
+		vec_each(s->out, p) {
+			uint64_t page = r->at & ~(PAGE_SIZE - 1);
+			prange_vec one = { 0 };
+
+			if (p->space.kind != PAGES_TASK || p->space.pid != r->pid)
+				continue;
+			prange_add(&one, page, page + PAGE_SIZE);
+			merge(&p->scan.dirty, &one);
+			vec_free(&one);
+		}
+}
+
+void guest_scan_wait(struct guest_scan *s)
+{
+	if (s->threaded)
+		pthread_join(s->thread, NULL);
+	s->threaded = false;
+}
+
+int guest_scan_end(struct guest_scan *s, struct err *e)
+{
+	object_scan_vec objects = { 0 };
+
+	guest_scan_wait(s);
+	if (s->ret == 0) {
+		add_rseq_pages(s);
+		for (size_t i = 0, n = s->out->n; i < n; i++)
+			vec_each(&s->g->mm, m)
+				if (m->pid == s->out->at[i].space.pid)
+					split(m->task, &s->out->at[i].scan, &objects);
+		s->ret = scan_objects(s->g, &objects, s->forks, s->frozen, s->out, &s->err);
+		objects_free(&objects);
+	}
+	vec_free(&s->rseq);
+	if (s->ret < 0)
+		*e = s->err;
+	return s->ret;
+}
+
+static int scan_now(struct guest *g, guest_pages_vec *out, struct err *e)
+{
+	struct guest_scan s;
+
+	guest_scan_begin(&s, g, false, out);
+	return guest_scan_end(&s, e);
 }
 
 int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e)
@@ -240,10 +297,10 @@ int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e)
 	int ret;
 
 	if (g->tracker != TRACKER_SOFT_DIRTY)
-		return scan(g, false, out, e);
+		return scan_now(g, out, e);
 	if ((ret = guest_freeze(g, e)) < 0)
 		return ret;
-	ret = scan(g, false, out, e);
+	ret = scan_now(g, out, e);
 	guest_thaw(g);
 	return ret;
 }

@@ -19,6 +19,7 @@ static const struct {
 	[STREAM_SEAL] = { "seal", &stream_sign__descriptor },
 	[STREAM_RUNNING] = { "running", &stream_answer__descriptor },
 	[STREAM_GO] = { "go", &stream_sign__descriptor },
+	[STREAM_HURRY] = { "hurry", &stream_sign__descriptor },
 };
 #define TYPES (sizeof(types) / sizeof(types[0]))
 

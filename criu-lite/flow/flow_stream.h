@@ -15,6 +15,7 @@ enum stream_type {
 	STREAM_SEAL,
 	STREAM_RUNNING,
 	STREAM_GO,
+	STREAM_HURRY,                /* the last round is near */
 };
 
 int stream_send(int fd, enum stream_type type, const void *msg, struct err *e);

@@ -61,6 +61,7 @@ struct pages_sender {
 	size_t next;                 /* jobs.at[next] is in work */
 	size_t busy;                 /* threads with a slice in hand */
 	bool stop;
+	bool plain;                  /* no compression any more; set while nothing is queued */
 	struct err err;              /* the first failure */
 	uint64_t free_at;            /* bandwidth limit: when the line is free again */
 	struct pages_stats stats;
@@ -137,7 +138,7 @@ static const uint8_t *pack(struct conn *c, size_t raw)
 
 	h->method = COMP_NONE;
 	h->payload = (uint32_t)raw;
-	if (!c->zstd || !raw)
+	if (!c->zstd || !raw || c->s->plain)
 		return c->raw;
 	if (c->rest) {
 		c->rest--;
@@ -414,6 +415,13 @@ int pages_send(struct pages_sender *s, const struct pages_space *from, const str
 	pthread_cond_broadcast(&s->work);
 	pthread_mutex_unlock(&s->lock);
 	return failed ? -e->code : 0;
+}
+
+void pages_sender_plain(struct pages_sender *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->plain = true;
+	pthread_mutex_unlock(&s->lock);
 }
 
 int pages_flush(struct pages_sender *s, struct pages_stats *stats, struct err *e)

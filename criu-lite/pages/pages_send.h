@@ -51,6 +51,9 @@ int pages_send(struct pages_sender *s, const struct pages_space *from, const str
 /* Waits until the receiver has placed all that was queued. stats: since the last flush. */
 int pages_flush(struct pages_sender *s, struct pages_stats *stats, struct err *e);
 
+/* From the next send on without compression: for the last round, if it is short. */
+void pages_sender_plain(struct pages_sender *s);
+
 struct pages_receiver;
 
 /* Finds where a space's pages go: for TASK the process (pid + writable ranges are the receiver's
