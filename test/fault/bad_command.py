@@ -7,13 +7,16 @@ import subprocess
 from frame import Guest, Failed, check, hosts
 
 
+NO_SUCH = ["no such", "not exist", "no process"]
+
+
 def no_such_pid(b):
   for command in ("dump", "pre-dump"):
     d = b.mkdir(command)
-    b.refused(b.a, command, "-t", 29999, "-D", d, say=["29999", ["no such", "not exist", "no process"]])
+    b.refused(b.a, command, "-t", 29999, "-D", d, say=["29999", NO_SUCH])
     check(not os.listdir(d), "%s left files: %s", command, os.listdir(d))
   b.receiver()
-  b.refused(b.a, "migrate", "-t", 29999, b.target, say=["29999", ["no such", "not exist", "no process"]])
+  b.refused(b.a, "migrate", "-t", 29999, b.target, say=["29999", NO_SUCH])
   b.clean(b.b, b.receiver_pid)
   b.clean(b.a)
 

@@ -12,6 +12,7 @@ UNUSED = ("stats-dump", "stats-restore", "dump.log")
 # Without the seal there is nothing to compare with: then the images are taken as they are.
 SEAL = "criu-lite.sum"
 SIZE = [["size", "bytes", "longer", "shorter"]]
+BUILD_ID = [["build-id", "build id"]]
 GUESTS = ["tree", "unix", "memfd"]
 
 
@@ -297,6 +298,6 @@ def tests(opts):
     ("images: open file is a directory", file_changed(lambda p: (os.unlink(p), os.mkdir(p)), [])),
     ("images: program missing", binary_changed(lambda b, p: os.unlink(p), [])),
     ("images: program longer", binary_changed(lambda b, p: append(p), SIZE)),
-    ("images: program with another build-id", binary_changed(other_program, [["build-id", "build id"]])),
+    ("images: program with another build-id", binary_changed(other_program, BUILD_ID)),
   ]
   return got

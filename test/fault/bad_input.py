@@ -25,7 +25,7 @@ def main():
   p.add_argument("--tool", help="the program (default: $CRIU_LITE, or the one in $BUILDDIR)")
   p.add_argument("--victims-dir", help="where the victims are built (default: beside the tool)")
   p.add_argument("--only", help="tests whose names contain one of these, by comma")
-  p.add_argument("--kills", type=int, default=50, help="how often migrate is killed at a random moment")
+  p.add_argument("--kills", type=int, default=50, help="how often migrate is killed")
   p.add_argument("--seed", type=int, default=1, help="of all that is random")
   opts = p.parse_args()
   opts.tool = tool.find_tool(opts.tool)

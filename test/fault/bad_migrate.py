@@ -14,10 +14,11 @@ import subprocess
 import threading
 import time
 
-from bad_images import SIZE, append, other_program, take_pid
+from bad_images import BUILD_ID, SIZE, append, other_program, take_pid
 from frame import Failed, Guest, PORT, check, hosts
 
 HELLO = 48
+MTIME = [["mtime", "modified", "time of change"]]
 
 
 @contextlib.contextmanager
@@ -168,7 +169,7 @@ def wrong_version(b):
     answer = recv_all(c, 4096)
     check(b"version" in answer, "version %d was answered by %r", version, answer)
     c.close()
-    check("version" in b.receive_log(), "the receiver says nothing of a version: %s", b.receive_log())
+    check("version" in b.receive_log(), "the receiver says nothing of it: %s", b.receive_log())
   b.clean(b.b, b.receiver_pid)
   b.migration_works(receiver)
 
@@ -178,7 +179,7 @@ def garbage_on_port(b):
   receiver = b.receiver()
   rng = random.Random(2)
   held = []
-  for data in (b"", b"\0", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+  for data in (b"", b"\0", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03",
                b"\0" * 100000, b"\xff" * 100000, rng.randbytes(1000), rng.randbytes(300000),
                hello[:20], hello[:HELLO - 1], hello, hello + rng.randbytes(100000),
                hello + b"\xff" * 64, hello + struct.pack("<IIQ", 1, 0xffffffff, 0),
@@ -530,9 +531,9 @@ def tests(opts):
     ("migrate: program longer on the target",
      on_target("eventfd", lambda b, p: append(p), SIZE, "program")),
     ("migrate: program with another build-id",
-     on_target("eventfd", other_program, [["build-id", "build id"]], "program")),
+     on_target("eventfd", other_program, BUILD_ID, "program")),
     ("migrate: mapped file shorter on the target", on_target("memory", cut, SIZE, "private")),
-    ("migrate: mapped file with another mtime", on_target("memory", touch, [["mtime", "modified", "changed", "time of change"]], "private")),
+    ("migrate: mapped file with another mtime", on_target("memory", touch, MTIME, "private")),
     ("migrate: guest exits", guest_exits(exit_by_itself)),
     ("migrate: guest is killed", guest_exits(exit_by_kill)),
     ("migrate: killed, stress", kills(opts.kills // 2, opts.seed, "stress", [])),

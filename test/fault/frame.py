@@ -229,7 +229,8 @@ def run_tests(tests, opts):
     except Skipped as e:
       verdict, text = "skip", str(e)
     except subprocess.TimeoutExpired as e:
-      verdict, text = "FAIL", "no end after %d s: %s" % (e.timeout, " ".join(map(str, e.cmd))[-300:])
+      cmd = " ".join(map(str, e.cmd))
+      verdict, text = "FAIL", "no end after %d s: %s" % (e.timeout, cmd[-300:])
     except Exception as e:
       verdict = "FAIL"
       text = ("" if isinstance(e, Failed) else type(e).__name__ + ": ") + str(e)

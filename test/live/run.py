@@ -253,7 +253,8 @@ class Case:
         hosts.wait_listening(target, PORT)
       except TimeoutError:
         raise Failed("receive does not listen: " + open(log).read()[-500:])
-      out = self.run_tool(source, "migrate", "--json", "-t", self.pid, "tcp://%s:%d" % (target.ip, PORT))
+      out = self.run_tool(source, "migrate", "--json", "-t", self.pid,
+                          "tcp://%s:%d" % (target.ip, PORT))
       try:
         if receiver.wait(10):
           raise Failed("receive: exit %d: %s" % (receiver.returncode, open(log).read()[-500:]))

@@ -94,7 +94,8 @@ static void make(struct region *r)
 	} else if (r->sort == PRIVATE_FILE) {
 		r->at = v_map(r->pages * V_PAGE, PROT_READ | PROT_WRITE, flags, file_fd, 0);
 	} else {
-		r->at = v_map(r->pages * V_PAGE, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+		r->at =
+		    v_map(r->pages * V_PAGE, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
 	}
 	if (r->sort == HUGE)
 		SYS(madvise(r->at, r->pages * V_PAGE, MADV_HUGEPAGE));

@@ -13,7 +13,7 @@ static const int flags[KINDS] = {CLONE_FILES, CLONE_FS, CLONE_FILES | CLONE_FS, 
 static const char *const dirs[KINDS] = {"/", "/proc", "/dev", "/usr"};
 static struct {
 	_Atomic int asked, answered, fd, pid;
-} *board;
+} * board;
 
 static void answer(int kind)
 {

@@ -14,8 +14,8 @@ static void set_caps(uint64_t effective, uint64_t permitted, uint64_t inheritabl
 {
 	struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
 	struct __user_cap_data_struct data[2] = {
-		{effective, permitted, inheritable},
-		{effective >> 32, permitted >> 32, inheritable >> 32},
+	    {effective, permitted, inheritable},
+	    {effective >> 32, permitted >> 32, inheritable >> 32},
 	};
 
 	SYS(syscall(SYS_capset, &head, data));

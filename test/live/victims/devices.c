@@ -2,8 +2,8 @@
 /* Device files that have no state, opened and one of them mapped. */
 #include "victim.h"
 
-static const char *const paths[] = {"/dev/null", "/dev/zero",    "/dev/full",
-				    "/dev/random", "/dev/urandom"};
+static const char *const paths[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random",
+				    "/dev/urandom"};
 static int fds[V_COUNT(paths)];
 
 static void note_devices(void)
@@ -38,7 +38,8 @@ int main(int argc, char **argv)
 	CHECK(read(fds[1], buf, 10) == 10 && !buf[0], "zero");
 	CHECK(write(fds[2], buf, 10) < 0 && errno == ENOSPC, "full");
 	CHECK(read(fds[3], buf, sizeof(buf)) == sizeof(buf), "random");
-	CHECK(read(fds[4], other, sizeof(other)) == sizeof(other) && memcmp(buf, other, sizeof(buf)),
+	CHECK(read(fds[4], other, sizeof(other)) == sizeof(other) &&
+		  memcmp(buf, other, sizeof(buf)),
 	      "urandom");
 	CHECK(v_page_zero(zero) && v_page_is(zero + V_PAGE, 1), "private mapping of zero");
 	CHECK(v_page_zero(shared_zero) && v_page_is(shared_zero + 2 * V_PAGE, 2),

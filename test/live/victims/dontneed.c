@@ -14,8 +14,8 @@ static char *file, *anon;
 
 static void check(unsigned int i)
 {
-	CHECK(v_page_is(file + i * V_PAGE, written[i] ? value[i] : i), "file page %u: %s is lost", i,
-	      written[i] ? "the write" : "the drop");
+	CHECK(v_page_is(file + i * V_PAGE, written[i] ? value[i] : i), "file page %u: %s is lost",
+	      i, written[i] ? "the write" : "the drop");
 	CHECK(written[i] ? v_page_is(anon + i * V_PAGE, value[i]) : v_page_zero(anon + i * V_PAGE),
 	      "anonymous page %u: %s is lost", i, written[i] ? "the write" : "the drop");
 }

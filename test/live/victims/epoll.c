@@ -45,13 +45,17 @@ static unsigned int ready_set(int set, const char *when)
 
 		CHECK(ev[i].data.u64 >> 8 == 0xabcdef012345ULL, "%s: data %#lx", when,
 		      (unsigned long)ev[i].data.u64);
-		CHECK(ev[i].events == EPOLLIN, "%s: member %u: events %#x", when, who, ev[i].events);
+		CHECK(ev[i].events == EPOLLIN, "%s: member %u: events %#x", when, who,
+		      ev[i].events);
 		bits |= 1U << who;
 	}
 	return bits;
 }
 
-static uint64_t data(int i) { return 0xabcdef012345ULL << 8 | (unsigned int)i; }
+static uint64_t data(int i)
+{
+	return 0xabcdef012345ULL << 8 | (unsigned int)i;
+}
 
 /*
  * The members as /proc shows them, sorted by fd. A spent one-shot has lost ERR and HUP, which no
@@ -76,8 +80,10 @@ static void note_members(void)
 			char copy[4096];
 
 			strcpy(copy, buf);
-			for (line = strtok_r(copy, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-				if (sscanf(line, "tfd: %d events: %x data: %lx", &n, &events, &tag) == 3 &&
+			for (line = strtok_r(copy, "\n", &save); line;
+			     line = strtok_r(NULL, "\n", &save))
+				if (sscanf(line, "tfd: %d events: %x data: %lx", &n, &events,
+					   &tag) == 3 &&
 				    n == tfd)
 					v_note("set %zu member %d events %#x data %#lx", i, tfd,
 					       events & ~(EPOLLERR | EPOLLHUP), tag);
@@ -87,8 +93,11 @@ static void note_members(void)
 
 int main(int argc, char **argv)
 {
-	static const uint32_t how[MEMBERS] = {EPOLLIN, EPOLLIN | EPOLLET, EPOLLIN | EPOLLONESHOT,
-					      EPOLLIN | EPOLLONESHOT, EPOLLIN | EPOLLEXCLUSIVE,
+	static const uint32_t how[MEMBERS] = {EPOLLIN,
+					      EPOLLIN | EPOLLET,
+					      EPOLLIN | EPOLLONESHOT,
+					      EPOLLIN | EPOLLONESHOT,
+					      EPOLLIN | EPOLLEXCLUSIVE,
 					      EPOLLIN};
 	unsigned int got;
 	int i;
@@ -113,7 +122,8 @@ int main(int argc, char **argv)
 	for (i = 0; !v_stopping(); i++) {
 		put(member[LEVEL]);
 		got = ready_set(ep, "while working");
-		CHECK((got & 1U << LEVEL) && !(got & 1U << SPENT), "while working: ready are %#x", got);
+		CHECK((got & 1U << LEVEL) && !(got & 1U << SPENT), "while working: ready are %#x",
+		      got);
 		CHECK(ready_set(outer, "while working") == 1U << 30, "outer set is not ready");
 		drain(member[LEVEL]);
 		v_sleep_ms(3);
@@ -127,7 +137,8 @@ int main(int argc, char **argv)
 		put(member[i]);
 	CHECK(ready_set(outer, "after") == 1U << 30, "outer set is not ready");
 	got = ready_set(ep, "after");
-	CHECK(got == (((1U << MEMBERS) - 1) & ~(1U << SPENT)) + (1U << 20), "after: ready are %#x", got);
+	CHECK(got == (((1U << MEMBERS) - 1) & ~(1U << SPENT)) + (1U << 20), "after: ready are %#x",
+	      got);
 	got = ready_set(ep, "again");
 	CHECK(got == (1U << LEVEL | 1U << EXCLUSIVE | 1U << TWICE | 1U << 20),
 	      "again: ready are %#x", got);

@@ -15,7 +15,10 @@ static uint64_t get(int fd)
 	return read(fd, &v, sizeof(v)) == sizeof(v) ? v : ~0ULL;
 }
 
-static void put(int fd, uint64_t v) { CHECK(write(fd, &v, sizeof(v)) == sizeof(v), "write"); }
+static void put(int fd, uint64_t v)
+{
+	CHECK(write(fd, &v, sizeof(v)) == sizeof(v), "write");
+}
 
 static void expect_signal(int fd, int sig, int value)
 {
@@ -46,8 +49,8 @@ static void make_signalfds(void)
 
 static void note_ready(void)
 {
-	struct pollfd p[] = {{plain, POLLIN | POLLOUT},	    {semaphore, POLLIN | POLLOUT},
-			     {zero, POLLIN | POLLOUT},	    {full, POLLIN | POLLOUT},
+	struct pollfd p[] = {{plain, POLLIN | POLLOUT},   {semaphore, POLLIN | POLLOUT},
+			     {zero, POLLIN | POLLOUT},    {full, POLLIN | POLLOUT},
 			     {sig_one, POLLIN | POLLOUT}, {sig_two, POLLIN | POLLOUT}};
 	size_t i;
 

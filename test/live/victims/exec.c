@@ -67,7 +67,8 @@ int main(int argc, char **argv)
 			v_page_fill(memory + i * V_PAGE, n * PAGES + i);
 		v_sleep_ms(n % 10);
 		for (i = 0; i < PAGES; i++)
-			CHECK(v_page_is(memory + i * V_PAGE, n * PAGES + i), "image %d: page %d", n, i);
+			CHECK(v_page_is(memory + i * V_PAGE, n * PAGES + i), "image %d: page %d", n,
+			      i);
 	}
 	CHECK(read(atoi(argv[4]), word, sizeof(word)) == 4 && !memcmp(word, "word", 4), "the pipe");
 	CHECK(write(atoi(argv[5]), "word", 4) == 4, "the pipe");

@@ -107,7 +107,8 @@ static void check_sharing(int cmd, int reply)
 	CHECK(fcntl(wo, F_GETFL) == (flags ^ O_NONBLOCK), "flags are not shared with the child");
 	CHECK(write(app, "last\n", 5) == 5, "append");
 	i = SYS(open(v_path("log file"), O_RDONLY));
-	CHECK(read(i, buf, sizeof(buf)) == 29 && !memcmp(buf, "start\nchild\nchild\nchild\nlast\n", 29),
+	CHECK(read(i, buf, sizeof(buf)) == 29 &&
+		  !memcmp(buf, "start\nchild\nchild\nchild\nlast\n", 29),
 	      "the appended file is wrong");
 	close(i);
 }

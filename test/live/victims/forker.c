@@ -16,7 +16,8 @@ static void check(const char *who)
 	unsigned int i;
 
 	for (i = 0; i < PAGES; i++)
-		CHECK(v_page_is(memory + i * V_PAGE, generation * PAGES + i), "%s: page %u", who, i);
+		CHECK(v_page_is(memory + i * V_PAGE, generation * PAGES + i), "%s: page %u", who,
+		      i);
 }
 
 static void fill(void)

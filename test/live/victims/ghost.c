@@ -18,9 +18,9 @@ static void note_ghosts(void)
 
 	for (i = 0; i < V_COUNT(fds); i++) {
 		SYS(fstat(fds[i], &st));
-		v_note("fd %d at %ld size %ld mode %o owner %u:%u links %lu mtime %ld.%06ld", fds[i],
-		       lseek(fds[i], 0, SEEK_CUR), st.st_size, st.st_mode, st.st_uid, st.st_gid,
-		       st.st_nlink, st.st_mtim.tv_sec, st.st_mtim.tv_nsec / 1000);
+		v_note("fd %d at %ld size %ld mode %o owner %u:%u links %lu mtime %ld.%06ld",
+		       fds[i], lseek(fds[i], 0, SEEK_CUR), st.st_size, st.st_mode, st.st_uid,
+		       st.st_gid, st.st_nlink, st.st_mtim.tv_sec, st.st_mtim.tv_nsec / 1000);
 	}
 }
 
@@ -30,7 +30,8 @@ static void file_is(int fd, unsigned int pages, uint64_t seed, const char *name)
 	unsigned int i;
 
 	for (i = 0; i < pages; i++)
-		CHECK(pread(fd, buf, V_PAGE, i * V_PAGE) == (ssize_t)V_PAGE && v_page_is(buf, seed + i),
+		CHECK(pread(fd, buf, V_PAGE, i * V_PAGE) == (ssize_t)V_PAGE &&
+			  v_page_is(buf, seed + i),
 		      "%s: page %u of the file", name, i);
 }
 
@@ -84,7 +85,7 @@ int main(int argc, char **argv)
 	for (i = PAGES / 2; i < PAGES; i++)
 		CHECK(v_page_is(mapped + i * V_PAGE, 500 + i), "mapped deleted file: page %u", i);
 	CHECK(access(v_path("once"), F_OK) && access(v_path("mapped"), F_OK) &&
-		      access(v_path("twice"), F_OK),
+		  access(v_path("twice"), F_OK),
 	      "a deleted file has its name again");
 	fd = SYS(open(v_path("replaced"), O_RDONLY));
 	file_is(fd, 1, 400, "the file that took the name");

@@ -34,7 +34,8 @@ static void write_proc(const char *path, const char *text)
 {
 	int fd = SYS(open(path, O_WRONLY));
 
-	CHECK(write(fd, text, strlen(text)) == (ssize_t)strlen(text), "%s: %s", path, strerror(errno));
+	CHECK(write(fd, text, strlen(text)) == (ssize_t)strlen(text), "%s: %s", path,
+	      strerror(errno));
 	close(fd);
 }
 

@@ -18,8 +18,8 @@ static void note_memfds(void)
 
 	for (i = 0; i < V_COUNT(fds); i++) {
 		SYS(fstat(fds[i], &st));
-		v_note("fd %d size %ld at %ld mode %o owner %u seals %#x flags %#x", fds[i], st.st_size,
-		       lseek(fds[i], 0, SEEK_CUR), st.st_mode, st.st_uid,
+		v_note("fd %d size %ld at %ld mode %o owner %u seals %#x flags %#x", fds[i],
+		       st.st_size, lseek(fds[i], 0, SEEK_CUR), st.st_mode, st.st_uid,
 		       SYS(fcntl(fds[i], F_GET_SEALS)), SYS(fcntl(fds[i], F_GETFL)));
 	}
 	SYS(fstat(sparse, &st));
@@ -43,7 +43,8 @@ static void is(int fd, uint64_t seed, const char *name)
 	unsigned int i;
 
 	for (i = 0; i < PAGES; i++)
-		CHECK(pread(fd, page, V_PAGE, i * V_PAGE) == (ssize_t)V_PAGE && v_page_is(page, seed + i),
+		CHECK(pread(fd, page, V_PAGE, i * V_PAGE) == (ssize_t)V_PAGE &&
+			  v_page_is(page, seed + i),
 		      "%s: page %u", name, i);
 }
 
@@ -84,7 +85,7 @@ int main(int argc, char **argv)
 	is(two[0], 200, "two");
 	is(two[1], 200, "two, second");
 	CHECK(pwrite(two[0], "@", 1, 0) == 1 && pread(two[1], page, 1, 0) == 1 && page[0] == '@' &&
-		      pread(read_only, page + 1, 1, 0) == 1 && page[1] == '@',
+		  pread(read_only, page + 1, 1, 0) == 1 && page[1] == '@',
 	      "what was one memfd is two now");
 	CHECK(write(read_only, "x", 1) < 0 && errno == EBADF, "read-only memfd can be written");
 	is(plain, 300, "plain");

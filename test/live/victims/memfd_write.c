@@ -19,7 +19,8 @@ static void check(const char *when)
 
 	for (i = 0; i < PAGES; i++) {
 		CHECK(v_page_is(one + i * V_PAGE, seeds[i]), "%s: page %u by mapping", when, i);
-		CHECK(v_page_is(two + i * V_PAGE, seeds[i]), "%s: page %u by second mapping", when, i);
+		CHECK(v_page_is(two + i * V_PAGE, seeds[i]), "%s: page %u by second mapping", when,
+		      i);
 		CHECK(pread(fd, buf, V_PAGE, i * V_PAGE) == (ssize_t)V_PAGE, "%s: pread", when);
 		CHECK(v_page_is(buf, seeds[i]), "%s: page %u by read", when, i);
 	}

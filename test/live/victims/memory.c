@@ -74,8 +74,9 @@ static void compare_layout(void)
 		}
 	}
 	if (*a != *b)
-		v_fail("mapping was \"%.*s\" now \"%.*s\"", (int)strcspn(strchr(x, '\n') + 1, "\n") +
-		       (int)strcspn(x, "\n") + 1, x, (int)strcspn(y, "\n") + 120, y);
+		v_fail("mapping was \"%.*s\" now \"%.*s\"",
+		       (int)strcspn(strchr(x, '\n') + 1, "\n") + (int)strcspn(x, "\n") + 1, x,
+		       (int)strcspn(y, "\n") + 120, y);
 }
 
 static void make_files(void)
@@ -197,7 +198,8 @@ static void check_files(void)
 	int fd;
 
 	for (i = 0; i < PAGES; i++)
-		CHECK(v_page_is(fpriv + i * V_PAGE, (i & 1 ? 1000 : 2000) + i), "private file page %u", i);
+		CHECK(v_page_is(fpriv + i * V_PAGE, (i & 1 ? 1000 : 2000) + i),
+		      "private file page %u", i);
 	is("clean private file", fpriv_clean, PAGES / 2, 1000 + PAGES / 2);
 	is("shared file", fshared, PAGES / 2, 3000);
 	is("shared file", fshared + LEN / 2, PAGES / 2, 3500);

@@ -26,8 +26,8 @@ static void note_pipes(void)
 	for (i = 0; i < V_COUNT(all); i++)
 		for (j = 0; j < 2; j++)
 			if (fcntl(all[i][j], F_GETFD) >= 0)
-				v_note("pipe %zu end %zu: %d bytes, size %d", i, j, queued(all[i][j]),
-				       SYS(fcntl(all[i][j], F_GETPIPE_SZ)));
+				v_note("pipe %zu end %zu: %d bytes, size %d", i, j,
+				       queued(all[i][j]), SYS(fcntl(all[i][j], F_GETPIPE_SZ)));
 	v_note("fifo %d %d", queued(fifo_rw), queued(fifo_r));
 }
 

@@ -35,30 +35,63 @@ static int do_inotify(void)
 	return fd;
 }
 
-static int do_fanotify(void) { return fanotify_init(FAN_CLASS_NOTIF, O_RDONLY); }
-static int do_userfaultfd(void) { return syscall(SYS_userfaultfd, O_CLOEXEC | 1); }
-static int do_netlink(void) { return socket(AF_NETLINK, SOCK_RAW, 0); }
-static int do_packet(void) { return socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL)); }
-static int do_raw(void) { return socket(AF_INET, SOCK_RAW, IPPROTO_ICMP); }
-static int do_alg(void) { return socket(AF_ALG, SOCK_SEQPACKET, 0); }
-static int do_kvm(void) { return open("/dev/kvm", O_RDWR); }
-static int do_tun(void) { return open("/dev/net/tun", O_RDWR); }
-static int do_pidfd(void) { return syscall(SYS_pidfd_open, getpid(), 0); }
-static int do_namespace(void) { return open("/proc/self/ns/net", O_RDONLY); }
-static int do_secret(void) { return syscall(SYS_memfd_secret, 0); }
+static int do_fanotify(void)
+{
+	return fanotify_init(FAN_CLASS_NOTIF, O_RDONLY);
+}
+static int do_userfaultfd(void)
+{
+	return syscall(SYS_userfaultfd, O_CLOEXEC | 1);
+}
+static int do_netlink(void)
+{
+	return socket(AF_NETLINK, SOCK_RAW, 0);
+}
+static int do_packet(void)
+{
+	return socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
+}
+static int do_raw(void)
+{
+	return socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+}
+static int do_alg(void)
+{
+	return socket(AF_ALG, SOCK_SEQPACKET, 0);
+}
+static int do_kvm(void)
+{
+	return open("/dev/kvm", O_RDWR);
+}
+static int do_tun(void)
+{
+	return open("/dev/net/tun", O_RDWR);
+}
+static int do_pidfd(void)
+{
+	return syscall(SYS_pidfd_open, getpid(), 0);
+}
+static int do_namespace(void)
+{
+	return open("/proc/self/ns/net", O_RDONLY);
+}
+static int do_secret(void)
+{
+	return syscall(SYS_memfd_secret, 0);
+}
 
 static int do_perf(void)
 {
-	struct perf_event_attr attr = {.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr),
-				       .config = PERF_COUNT_SW_TASK_CLOCK};
+	struct perf_event_attr attr = {
+	    .type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_TASK_CLOCK};
 
 	return syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
 }
 
 static int do_bpf(void)
 {
-	union bpf_attr attr = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8,
-			       .max_entries = 1};
+	union bpf_attr attr = {
+	    .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 8, .max_entries = 1};
 
 	return syscall(SYS_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
 }
@@ -131,13 +164,25 @@ static const struct {
 	const char *name;
 	int (*make)(void);
 } kinds[] = {
-	{"io_uring", do_io_uring},	{"inotify", do_inotify},   {"fanotify", do_fanotify},
-	{"userfaultfd", do_userfaultfd}, {"netlink", do_netlink},   {"packet", do_packet},
-	{"raw", do_raw},		{"alg", do_alg},	   {"kvm", do_kvm},
-	{"tun", do_tun},		{"pidfd", do_pidfd},	   {"namespace", do_namespace},
-	{"secret", do_secret},		{"perf", do_perf},	   {"bpf", do_bpf},
-	{"connection", do_connection},	{"outer_unix", do_outer_unix}, {"sysv", do_sysv},
-	{"traced", do_traced},
+    {"io_uring", do_io_uring},
+    {"inotify", do_inotify},
+    {"fanotify", do_fanotify},
+    {"userfaultfd", do_userfaultfd},
+    {"netlink", do_netlink},
+    {"packet", do_packet},
+    {"raw", do_raw},
+    {"alg", do_alg},
+    {"kvm", do_kvm},
+    {"tun", do_tun},
+    {"pidfd", do_pidfd},
+    {"namespace", do_namespace},
+    {"secret", do_secret},
+    {"perf", do_perf},
+    {"bpf", do_bpf},
+    {"connection", do_connection},
+    {"outer_unix", do_outer_unix},
+    {"sysv", do_sysv},
+    {"traced", do_traced},
 };
 
 static void *canary(void *arg)

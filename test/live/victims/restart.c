@@ -27,7 +27,10 @@ static uint32_t word;
 
 static const struct timespec wait_ts = {WAIT_MS / 1000, WAIT_MS % 1000 * 1000000};
 
-static int do_nanosleep(void) { return nanosleep(&wait_ts, NULL); }
+static int do_nanosleep(void)
+{
+	return nanosleep(&wait_ts, NULL);
+}
 
 static int do_nanosleep_rem(void)
 {
@@ -131,24 +134,27 @@ static int do_sigsuspend(void)
 	return sigsuspend(&set);
 }
 
-static int do_pause(void) { return pause(); }
+static int do_pause(void)
+{
+	return pause();
+}
 
 static const struct waiter waiters[] = {
-	{"nanosleep", do_nanosleep, 0},
-	{"nanosleep with a rest", do_nanosleep_rem, 0},
-	{"clock_nanosleep until", do_sleep_until, 0},
-	{"poll", do_poll, 0},
-	{"ppoll", do_ppoll, 0},
-	{"select", do_select, 0},
-	{"epoll_wait", do_epoll, 0, 0, true},
-	{"futex", do_futex, -1, ETIMEDOUT},
-	{"sigtimedwait", do_sigtimedwait, -1, EAGAIN, true},
-	{"recv with a timeout", do_recv_timeout, -1, EAGAIN, true},
-	{"read", do_read, 1, 0, .endless = true},
-	{"futex without end", do_futex_endless, 0, 0, .endless = true},
-	{"epoll_wait without end", do_epoll_endless, 1, 0, .endless = true},
-	{"sigsuspend", do_sigsuspend, 0, 0, .endless = true},
-	{"pause", do_pause, 0, 0, .endless = true},
+    {"nanosleep", do_nanosleep, 0},
+    {"nanosleep with a rest", do_nanosleep_rem, 0},
+    {"clock_nanosleep until", do_sleep_until, 0},
+    {"poll", do_poll, 0},
+    {"ppoll", do_ppoll, 0},
+    {"select", do_select, 0},
+    {"epoll_wait", do_epoll, 0, 0, true},
+    {"futex", do_futex, -1, ETIMEDOUT},
+    {"sigtimedwait", do_sigtimedwait, -1, EAGAIN, true},
+    {"recv with a timeout", do_recv_timeout, -1, EAGAIN, true},
+    {"read", do_read, 1, 0, .endless = true},
+    {"futex without end", do_futex_endless, 0, 0, .endless = true},
+    {"epoll_wait without end", do_epoll_endless, 1, 0, .endless = true},
+    {"sigsuspend", do_sigsuspend, 0, 0, .endless = true},
+    {"pause", do_pause, 0, 0, .endless = true},
 };
 
 static _Atomic unsigned int finished;
@@ -169,8 +175,8 @@ static void *wait_thread(void *arg)
 		took = v_now() - start;
 		if (w->endless && !stopping)
 			v_fail("%s: returned %d, errno %d", w->name, ret, errno);
-		CHECK(ret == w->want && (ret >= 0 || errno == w->want_errno), "%s: returned %d, errno %d",
-		      w->name, ret, errno);
+		CHECK(ret == w->want && (ret >= 0 || errno == w->want_errno),
+		      "%s: returned %d, errno %d", w->name, ret, errno);
 		if (w->endless)
 			break;
 		CHECK(took + 2 * V_MSEC >= WAIT_MS * V_MSEC, "%s: only %lu ms", w->name,
@@ -222,7 +228,6 @@ int main(int argc, char **argv)
 		CHECK(write(pipe_fd[1], "x", 1) == 1, "write");
 	for (i = 0; i < 200 && finished < timed + 3; i++)
 		v_sleep_ms(50);
-	CHECK(finished == timed + 3, "%u threads still wait that should not",
-	      timed + 3 - finished);
+	CHECK(finished == timed + 3, "%u threads still wait that should not", timed + 3 - finished);
 	v_ok();
 }

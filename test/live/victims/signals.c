@@ -34,7 +34,10 @@ static void slow_handler(int sig, siginfo_t *si, void *ctx)
 	handled = si->si_value.sival_int;
 }
 
-static void never(int sig) { v_fail("handler of signal %d ran", sig); }
+static void never(int sig)
+{
+	v_fail("handler of signal %d ran", sig);
+}
 
 /* The code is one that libc hands on as it is. */
 static void queue(pid_t tid, int sig, int code, int value)
@@ -63,7 +66,7 @@ static void expect(int sig, int code, int value)
 	sigaddset(&set, sig);
 	CHECK(sigtimedwait(&set, &si, &zero) == sig, "signal %d is not pending", sig);
 	CHECK(si.si_code == code && si.si_value.sival_int == value && si.si_uid == 4321 &&
-		      si.si_pid == getpid(),
+		  si.si_pid == getpid(),
 	      "signal %d: code %d value %d uid %d", sig, si.si_code, si.si_value.sival_int,
 	      si.si_uid);
 }

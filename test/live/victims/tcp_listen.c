@@ -20,18 +20,38 @@ struct option {
 	const char *text;
 };
 
-#define O(level, name) {level, name, #name}
+#define O(level, name)             \
+	{                          \
+		level, name, #name \
+	}
 static const struct option options[] = {
-	O(SOL_SOCKET, SO_REUSEADDR),  O(SOL_SOCKET, SO_REUSEPORT), O(SOL_SOCKET, SO_KEEPALIVE),
-	O(SOL_SOCKET, SO_RCVBUF),     O(SOL_SOCKET, SO_SNDBUF),	   O(SOL_SOCKET, SO_PRIORITY),
-	O(SOL_SOCKET, SO_RCVLOWAT),   O(SOL_SOCKET, SO_MARK),	   O(SOL_SOCKET, SO_OOBINLINE),
-	O(SOL_SOCKET, SO_ACCEPTCONN), O(SOL_SOCKET, SO_DONTROUTE), O(SOL_SOCKET, SO_TYPE),
-	O(SOL_SOCKET, SO_DOMAIN),     O(SOL_SOCKET, SO_PROTOCOL),
-	O(IPPROTO_TCP, TCP_NODELAY),  O(IPPROTO_TCP, TCP_KEEPIDLE), O(IPPROTO_TCP, TCP_KEEPINTVL),
-	O(IPPROTO_TCP, TCP_KEEPCNT),  O(IPPROTO_TCP, TCP_DEFER_ACCEPT),
-	O(IPPROTO_TCP, TCP_USER_TIMEOUT), O(IPPROTO_TCP, TCP_MAXSEG), O(IPPROTO_TCP, TCP_SYNCNT),
-	O(IPPROTO_TCP, TCP_LINGER2),  O(IPPROTO_IP, IP_TTL), O(IPPROTO_IP, IP_TOS),
-	O(IPPROTO_IP, IP_FREEBIND),   O(IPPROTO_IPV6, IPV6_V6ONLY),
+    O(SOL_SOCKET, SO_REUSEADDR),
+    O(SOL_SOCKET, SO_REUSEPORT),
+    O(SOL_SOCKET, SO_KEEPALIVE),
+    O(SOL_SOCKET, SO_RCVBUF),
+    O(SOL_SOCKET, SO_SNDBUF),
+    O(SOL_SOCKET, SO_PRIORITY),
+    O(SOL_SOCKET, SO_RCVLOWAT),
+    O(SOL_SOCKET, SO_MARK),
+    O(SOL_SOCKET, SO_OOBINLINE),
+    O(SOL_SOCKET, SO_ACCEPTCONN),
+    O(SOL_SOCKET, SO_DONTROUTE),
+    O(SOL_SOCKET, SO_TYPE),
+    O(SOL_SOCKET, SO_DOMAIN),
+    O(SOL_SOCKET, SO_PROTOCOL),
+    O(IPPROTO_TCP, TCP_NODELAY),
+    O(IPPROTO_TCP, TCP_KEEPIDLE),
+    O(IPPROTO_TCP, TCP_KEEPINTVL),
+    O(IPPROTO_TCP, TCP_KEEPCNT),
+    O(IPPROTO_TCP, TCP_DEFER_ACCEPT),
+    O(IPPROTO_TCP, TCP_USER_TIMEOUT),
+    O(IPPROTO_TCP, TCP_MAXSEG),
+    O(IPPROTO_TCP, TCP_SYNCNT),
+    O(IPPROTO_TCP, TCP_LINGER2),
+    O(IPPROTO_IP, IP_TTL),
+    O(IPPROTO_IP, IP_TOS),
+    O(IPPROTO_IP, IP_FREEBIND),
+    O(IPPROTO_IPV6, IPV6_V6ONLY),
 };
 
 static void set(int fd, int level, int name, int value)
@@ -108,7 +128,8 @@ static void set_options(int fd)
 /* A connection to the listener works from end to end. */
 static void try_connection(int i, const char *when)
 {
-	socklen_t len = addr[i].sin6_family == AF_INET6 ? sizeof(addr[i]) : sizeof(struct sockaddr_in);
+	socklen_t len =
+	    addr[i].sin6_family == AF_INET6 ? sizeof(addr[i]) : sizeof(struct sockaddr_in);
 	int c = SYS(socket(addr[i].sin6_family, SOCK_STREAM, 0)), s;
 	char buf[8] = "";
 
@@ -161,8 +182,10 @@ int main(int argc, char **argv)
 	i = SYS(socket(AF_INET, SOCK_STREAM, 0));
 	SYS(connect(i, (void *)&addr[SHARED], sizeof(struct sockaddr_in)));
 	v_reap(pid, 3 << 8);
-	CHECK(connect(fresh, (void *)&addr[V4], sizeof(struct sockaddr_in)) == 0 || errno == EINPROGRESS,
+	CHECK(connect(fresh, (void *)&addr[V4], sizeof(struct sockaddr_in)) == 0 ||
+		  errno == EINPROGRESS,
 	      "the fresh socket does not connect: %s", strerror(errno));
-	CHECK(epoll_wait(ep, &ev, 1, 1000) == 1, "the listener is not ready for the last connection");
+	CHECK(epoll_wait(ep, &ev, 1, 1000) == 1,
+	      "the listener is not ready for the last connection");
 	v_ok();
 }

@@ -84,7 +84,8 @@ static void check_own(struct member *m)
 
 	CHECK(tls_number == m->number, "thread %d: TLS says %d", m->number, tls_number);
 	for (i = 0; i < V_COUNT(tls); i++)
-		CHECK(tls[i] == v_mix(m->number * 1000 + i), "thread %d: TLS word %zu", m->number, i);
+		CHECK(tls[i] == v_mix(m->number * 1000 + i), "thread %d: TLS word %zu", m->number,
+		      i);
 	snprintf(want, sizeof(want), "member) %d (", m->number);
 	SYS(prctl(PR_GET_NAME, name));
 	CHECK(!strcmp(name, want), "thread %d is named %s", m->number, name);

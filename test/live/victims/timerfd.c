@@ -71,12 +71,12 @@ int main(int argc, char **argv)
 	gone = v_now() - start;
 	n = expirations(PERIODIC);
 	CHECK(n * 10 * V_MSEC <= gone + 50 * V_MSEC &&
-		      n * 10 * V_MSEC + v_paused() + V_SEC / 2 >= gone,
+		  n * 10 * V_MSEC + v_paused() + V_SEC / 2 >= gone,
 	      "%lu periods of 10 ms in %lu ms, of which it stood still %lu", n, gone / V_MSEC,
 	      v_paused() / V_MSEC);
 	CHECK(expirations(EXPIRED) == 1, "the expiry that was not read is lost");
 	CHECK(!expirations(FAR_OFF) && !expirations(ABSOLUTE) && !expirations(DISARMED) &&
-		      !expirations(BOOT),
+		  !expirations(BOOT),
 	      "a timer expired too early");
 	rest = left(FAR_OFF) + gone;
 	CHECK(rest + V_SEC >= FAR * V_SEC && rest <= FAR * V_SEC + v_paused() + V_SEC,

@@ -17,7 +17,10 @@ static _Atomic unsigned int ticks[3], fired[TIMERS];
 static volatile uint64_t burned;
 static uint64_t started;
 
-static void on_itimer(int sig) { ticks[sig == SIGALRM ? 0 : sig == SIGVTALRM ? 1 : 2]++; }
+static void on_itimer(int sig)
+{
+	ticks[sig == SIGALRM ? 0 : sig == SIGVTALRM ? 1 : 2]++;
+}
 
 static void on_timer(int sig, siginfo_t *si, void *ctx)
 {
@@ -32,7 +35,8 @@ static void on_timer(int sig, siginfo_t *si, void *ctx)
 	fired[i]++;
 }
 
-static void make_timer(int i, clockid_t clock, int notify, int sig, pid_t tid, long first, long period)
+static void make_timer(int i, clockid_t clock, int notify, int sig, pid_t tid, long first,
+		       long period)
 {
 	struct sigevent ev = {.sigev_notify = notify, .sigev_signo = sig};
 	struct itimerspec its = {.it_value = {first / 1000, first % 1000 * 1000000},
@@ -52,7 +56,8 @@ static void note_timers(void)
 
 	for (i = 0; i < 3; i++) {
 		SYS(getitimer(i, &itv));
-		v_note("itimer %d every %ld.%06ld", i, itv.it_interval.tv_sec, itv.it_interval.tv_usec);
+		v_note("itimer %d every %ld.%06ld", i, itv.it_interval.tv_sec,
+		       itv.it_interval.tv_usec);
 	}
 	for (i = 0; i < TIMERS; i++) {
 		SYS(syscall(SYS_timer_gettime, ids[i], &its));
@@ -167,7 +172,8 @@ int main(int argc, char **argv)
 	took = (v_now() - start) / V_MSEC;
 	for (i = 0; i < 3; i++)
 		CHECK(ticks[i] - t[i] >= 4 && ticks[i] - t[i] <= (i ? 1200 : took) / period[i] + 5,
-		      "itimer %u: %u ticks in %lu ms, 600 of the processor", i, ticks[i] - t[i], took);
+		      "itimer %u: %u ticks in %lu ms, 600 of the processor", i, ticks[i] - t[i],
+		      took);
 	CHECK(fired[PERIODIC] - f[PERIODIC] >= 4 && fired[PERIODIC] - f[PERIODIC] <= took / 40 + 5,
 	      "periodic timer: %u ticks in %lu ms", fired[PERIODIC] - f[PERIODIC], took);
 	CHECK(fired[THREAD] - f[THREAD] >= 4, "the thread's timer does not fire");
@@ -176,7 +182,8 @@ int main(int argc, char **argv)
 	check_remaining(FAR_OFF);
 	/* One that was pending when it was dumped, and the timer's next. */
 	while (sigtimedwait(&set, &si, &zero) == 45) {
-		CHECK(si.si_code == SI_TIMER && si.si_value.sival_int == OVERRUN, "overrun's siginfo");
+		CHECK(si.si_code == SI_TIMER && si.si_value.sival_int == OVERRUN,
+		      "overrun's siginfo");
 		overruns += 1 + si.si_overrun;
 	}
 	CHECK(overruns > 500, "only %u periods of 1 ms in 0.6 s", overruns);

@@ -140,8 +140,8 @@ int main(int argc, char **argv)
 
 	v_init(argc, argv);
 	signal(SIGTERM, SIG_DFL);
-	family = v_map(MEMBERS * sizeof(*family), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-		       -1, 0);
+	family = v_map(MEMBERS * sizeof(*family), PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	family[0].pid = getpid();
 	SYS(prctl(PR_SET_CHILD_SUBREAPER, 1));
 	elder = branch();

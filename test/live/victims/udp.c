@@ -10,8 +10,8 @@ static struct sockaddr_in addr;
 
 static void note_sockets(void)
 {
-	static const int names[] = {SO_REUSEADDR, SO_BROADCAST, SO_RCVBUF, SO_SNDBUF, SO_PRIORITY,
-				    SO_TIMESTAMP, SO_MARK,	SO_NO_CHECK};
+	static const int names[] = {SO_REUSEADDR, SO_BROADCAST, SO_RCVBUF, SO_SNDBUF,
+				    SO_PRIORITY,  SO_TIMESTAMP, SO_MARK,   SO_NO_CHECK};
 	int fds[] = {bound, connected, v6, unbound}, value;
 	struct sockaddr_in6 sa;
 	struct timeval tv;

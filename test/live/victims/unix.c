@@ -15,10 +15,10 @@ static socklen_t hidden_len;
 
 static void note_sockets(void)
 {
-	static const int names[] = {SO_TYPE,	 SO_SNDBUF,	SO_RCVBUF,
+	static const int names[] = {SO_TYPE,     SO_SNDBUF,     SO_RCVBUF,
 				    SO_PASSCRED, SO_ACCEPTCONN, SO_RCVLOWAT};
-	int fds[] = {stream[0], stream[1], dgram[0], dgram[1], seq[0], seq[1], half[0], half[1],
-		     lone[0],	listener,  abstract, bound};
+	int fds[] = {stream[0], stream[1], dgram[0], dgram[1], seq[0],   seq[1],
+		     half[0],   half[1],   lone[0],  listener, abstract, bound};
 	struct sockaddr_un sa;
 	struct stat st;
 	socklen_t len;
@@ -42,8 +42,8 @@ static void note_sockets(void)
 
 static void send_text(int fd, const char *text)
 {
-	CHECK(send(fd, text, strlen(text), MSG_NOSIGNAL) == (ssize_t)strlen(text), "send %s: %s", text,
-	      strerror(errno));
+	CHECK(send(fd, text, strlen(text), MSG_NOSIGNAL) == (ssize_t)strlen(text), "send %s: %s",
+	      text, strerror(errno));
 }
 
 static void expect(int fd, const char *text)
@@ -51,8 +51,8 @@ static void expect(int fd, const char *text)
 	char buf[256];
 	ssize_t n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
 
-	CHECK(n == (ssize_t)strlen(text) && !memcmp(buf, text, n), "%s: got %zd bytes, errno %d", text,
-	      n, n < 0 ? errno : 0);
+	CHECK(n == (ssize_t)strlen(text) && !memcmp(buf, text, n), "%s: got %zd bytes, errno %d",
+	      text, n, n < 0 ? errno : 0);
 }
 
 static void expect_nothing(int fd, const char *name)

@@ -8,10 +8,13 @@
 #include <sys/auxv.h>
 #include <sys/time.h>
 
-static const clockid_t clocks[] = {CLOCK_MONOTONIC,	   CLOCK_REALTIME, CLOCK_BOOTTIME,
-				   CLOCK_MONOTONIC_COARSE, CLOCK_TAI,	   CLOCK_MONOTONIC_RAW};
+static const clockid_t clocks[] = {CLOCK_MONOTONIC,        CLOCK_REALTIME, CLOCK_BOOTTIME,
+				   CLOCK_MONOTONIC_COARSE, CLOCK_TAI,      CLOCK_MONOTONIC_RAW};
 
-static int64_t ns(const struct timespec *ts) { return ts->tv_sec * 1000000000L + ts->tv_nsec; }
+static int64_t ns(const struct timespec *ts)
+{
+	return ts->tv_sec * 1000000000L + ts->tv_nsec;
+}
 
 static void check_clock(size_t i, int64_t *last)
 {
@@ -21,13 +24,16 @@ static void check_clock(size_t i, int64_t *last)
 	SYS(clock_gettime(clocks[i], &vdso));
 	SYS(syscall(SYS_clock_gettime, clocks[i], &after));
 	CHECK(ns(&before) <= ns(&vdso) && ns(&vdso) <= ns(&after),
-	      "clock %d: the vDSO says %ld, the kernel %ld to %ld", clocks[i], ns(&vdso), ns(&before),
-	      ns(&after));
+	      "clock %d: the vDSO says %ld, the kernel %ld to %ld", clocks[i], ns(&vdso),
+	      ns(&before), ns(&after));
 	CHECK(ns(&vdso) >= *last, "clock %d went back by %ld ns", clocks[i], *last - ns(&vdso));
 	*last = ns(&vdso);
 }
 
-static void note_vdso(void) { v_note("vdso at %#lx", getauxval(AT_SYSINFO_EHDR)); }
+static void note_vdso(void)
+{
+	v_note("vdso at %#lx", getauxval(AT_SYSINFO_EHDR));
+}
 
 int main(int argc, char **argv)
 {

@@ -44,7 +44,10 @@ void v_init(int argc, char **argv)
 	v_nargs = argc - 2;
 }
 
-long v_arg(int n, long otherwise) { return n < v_nargs ? atol(v_args[n]) : otherwise; }
+long v_arg(int n, long otherwise)
+{
+	return n < v_nargs ? atol(v_args[n]) : otherwise;
+}
 
 const char *v_path(const char *name)
 {
@@ -167,7 +170,8 @@ static void note_lines(const char *path, const char *const *keys, size_t nkeys)
 static void note_stat(const char *path)
 {
 	/* Numbers as in proc(5), counted from 1; those that a move must not change. */
-	static const int wanted[] = {18, 19, 20, 26, 27, 28, 38, 40, 41, 45, 46, 47, 48, 49, 50, 51};
+	static const int wanted[] = {18, 19, 20, 26, 27, 28, 38, 40,
+				     41, 45, 46, 47, 48, 49, 50, 51};
 	char buf[2048], *p, *save;
 	unsigned int w = 0;
 	int field = 3;
@@ -215,8 +219,8 @@ static void note_fds(void)
 
 static void note_threads(void)
 {
-	static const char *const keys[] = {"Name:", "Cpus_allowed:", "CapEff:", "NoNewPrivs:",
-					   "Seccomp:"};
+	static const char *const keys[] = {
+	    "Name:", "Cpus_allowed:", "CapEff:", "NoNewPrivs:", "Seccomp:"};
 	static const char *const sig[] = {"SigBlk:"};
 	int tids[256];
 	char path[64];
@@ -246,12 +250,13 @@ static void note_code(void)
 
 static void note_common(void)
 {
-	static const char *const keys[] = {"Name:", "Umask:", "Uid:", "Gid:", "Groups:", "CapInh:",
-					   "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:",
-					   "Seccomp:", "Cpus_allowed:"};
+	static const char *const keys[] = {
+	    "Name:",   "Umask:",  "Uid:",    "Gid:",        "Groups:",  "CapInh:",      "CapPrm:",
+	    "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:", "Seccomp:", "Cpus_allowed:"};
 	static const char *const sig[] = {"SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:"};
-	static const char *const files[] = {"comm", "cmdline", "environ", "limits", "oom_score_adj",
-					    "personality", "timerslack_ns", "coredump_filter"};
+	static const char *const files[] = {"comm",          "cmdline",        "environ",
+					    "limits",        "oom_score_adj",  "personality",
+					    "timerslack_ns", "coredump_filter"};
 	char path[64];
 	size_t i;
 
@@ -294,7 +299,10 @@ void v_observe(void (*observe)(void), int leave_out)
 	v_leave_out = leave_out;
 }
 
-void v_remember(void) { take_snapshot(v_before); }
+void v_remember(void)
+{
+	take_snapshot(v_before);
+}
 
 void v_recheck(void)
 {
@@ -322,7 +330,10 @@ void v_ready(void)
 	put_file("status", line);
 }
 
-bool v_stopping(void) { return access(v_path("stop"), F_OK) == 0; }
+bool v_stopping(void)
+{
+	return access(v_path("stop"), F_OK) == 0;
+}
 
 void v_wait(void)
 {
@@ -411,7 +422,10 @@ void *v_map(size_t len, int prot, int flags, int fd, off_t off)
 	return SYS(mmap(NULL, len, prot, flags, fd, off));
 }
 
-int v_memfd(const char *name, unsigned int flags) { return SYS(memfd_create(name, flags)); }
+int v_memfd(const char *name, unsigned int flags)
+{
+	return SYS(memfd_create(name, flags));
+}
 
 struct start {
 	void *(*fn)(void *);
@@ -461,6 +475,12 @@ static void *watch_pauses(void *arg)
 	return arg;
 }
 
-void v_watch_pauses(void) { v_thread(watch_pauses, NULL); }
+void v_watch_pauses(void)
+{
+	v_thread(watch_pauses, NULL);
+}
 
-uint64_t v_paused(void) { return v_pause_sum; }
+uint64_t v_paused(void)
+{
+	return v_pause_sum;
+}

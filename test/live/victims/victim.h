@@ -72,18 +72,18 @@ void v_fail(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2))
 /* The machine lacks what the victim is about; only before v_ready(). */
 void v_skip(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
-#define CHECK(cond, fmt, ...)                                                                      \
-	do {                                                                                       \
-		if (!(cond))                                                                       \
-			v_fail("%s:%d: " fmt, __FILE__, __LINE__, ##__VA_ARGS__);                  \
+#define CHECK(cond, fmt, ...)                                                     \
+	do {                                                                      \
+		if (!(cond))                                                      \
+			v_fail("%s:%d: " fmt, __FILE__, __LINE__, ##__VA_ARGS__); \
 	} while (0)
 /* For system calls that return -1 and set errno. */
-#define SYS(expr)                                                                                  \
-	({                                                                                         \
-		__typeof__(expr) sys_ret = (expr);                                                 \
-		CHECK(sys_ret != (__typeof__(expr))-1, "%s: errno %d (%s)", #expr, errno,          \
-		      strerror(errno));                                                            \
-		sys_ret;                                                                           \
+#define SYS(expr)                                                                         \
+	({                                                                                \
+		__typeof__(expr) sys_ret = (expr);                                        \
+		CHECK(sys_ret != (__typeof__(expr))-1, "%s: errno %d (%s)", #expr, errno, \
+		      strerror(errno));                                                   \
+		sys_ret;                                                                  \
 	})
 
 uint64_t v_now(void);
