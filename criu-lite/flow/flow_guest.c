@@ -146,17 +146,39 @@ void guest_match(struct guest *g)
 	memcpy(&g->mm, &now, sizeof(now));
 }
 
+/* New mappings under tracking; after an exec with a new tracker. The task stands still. */
+static int cover(struct guest_mm *m, enum tracker_kind k, struct err *e)
+{
+	struct proc_maps maps = { 0 };
+	int ret = 0;
+
+	if (!m->tracker && (ret = tracker_start(&m->tracker, k, m->task->remote, e)) < 0)
+		return ret;
+	if ((ret = task_mm_now(m->task, &maps, e)) == 0)
+		ret = tracker_cover(m->tracker, maps.vma.at, maps.vma.n, e);
+	if (ret == -ESRCH) {
+		tracker_free(steal_ptr(m->tracker));
+		m->fresh = true;
+		err_clear(e);
+		if ((ret = tracker_start(&m->tracker, k, m->task->remote, e)) == 0)
+			ret = tracker_cover(m->tracker, maps.vma.at, maps.vma.n, e);
+	}
+	proc_maps_free(&maps);
+	return ret;
+}
+
 static int start_tracker(struct guest_mm *m, enum tracker_kind k, struct err *e)
 {
 	bool held = m->task->remote;
 	int ret = 0;
 
-	if (!held)
+	if (!held) {
 		task_sleep_watch(m->task);
-	if (!held && (ret = remote_hold(&m->task->remote, m->pid, e)) < 0)
-		return ret;
+		if ((ret = remote_hold(&m->task->remote, m->pid, e)) < 0)
+			return ret;
+	}
 	if ((ret = task_state_held(m->task, e)) == 0)
-		ret = tracker_start(&m->tracker, k, m->task->remote, e);
+		ret = cover(m, k, e);
 	if (!held)
 		remote_release(steal_ptr(m->task->remote));
 	return ret < 0 ? err_in(e, "pid %d (%s)", m->pid, m->task->comm) : 0;
@@ -173,7 +195,8 @@ int guest_track(struct guest *g, enum tracker_kind k, struct err *e)
 	guest_match(g);
 	g->tracker = k;
 	vec_each(&g->mm, m) {
-		int ret = m->tracker ? 0 : start_tracker(m, k, e);
+		bool covered = m->tracker && !tracker_uncovered(m->tracker);
+		int ret = covered ? 0 : start_tracker(m, k, e);
 
 		m->gone = ret < 0 && has_gone(g, m, ret);
 		if (ret < 0 && !m->gone)

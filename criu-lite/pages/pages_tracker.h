@@ -52,6 +52,13 @@ pid_t tracker_pid(const struct tracker *t);
  * those not in its `dirty` are clean. */
 const prange_vec *tracker_known(const struct tracker *t);
 
+/* The process stands still: takes mappings under tracking that are not yet. To be called right after
+ * tracker_start(), and when tracker_uncovered() says that the last scan met new ones (which were,
+ * and will be, reported in full until then). vmas: as they are at this moment.
+ * -ESRCH: exec'ed (start again). */
+int tracker_cover(struct tracker *t, const struct proc_vma *vmas, size_t n, struct err *e);
+bool tracker_uncovered(const struct tracker *t);
+
 /* One look. vmas: the address space now (maps order), complete. `frozen`: the guest stands still
  * (last scan, or dump): need not protect again. soft-dirty: the guest must be frozen by the caller
  * each time. Private mappings: anonymous pages only (a page still equal to its file is not

@@ -26,6 +26,8 @@ struct tracker {
 	int uffd;                 /* uffd-wp, else -1 */
 	bool guards;              /* uffd-wp: the kernel tells guard pages */
 	VEC(struct quirk) quirk;
+	prange_vec fresh;         /* uffd-wp: registered since the last look */
+	bool uncovered;           /* uffd-wp: the last look met mappings that are not registered */
 
 	uint64_t zero_frame;      /* soft-dirty */
 };
@@ -58,6 +60,7 @@ int soft_probe(struct err *e);
 int uffd_inject(struct remote *held, struct err *e);
 int uffd_begin(struct tracker *t, struct err *e);
 int soft_begin(struct tracker *t, struct err *e);
+int uffd_cover(struct tracker *t, int pm, const struct proc_vma *vmas, size_t n, struct err *e);
 int uffd_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e);
 int soft_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e);
 

@@ -87,6 +87,7 @@ void tracker_free(struct tracker *t)
 	vec_free(&t->known);
 	vec_free(&t->device);
 	vec_free(&t->quirk);
+	vec_free(&t->fresh);
 	free(t);
 }
 
@@ -172,6 +173,18 @@ int tracker_data(pid_t pid, const struct proc_vma *vma, const prange_vec *want, 
 }
 
 /* ---- looking ---- */
+
+int tracker_cover(struct tracker *t, const struct proc_vma *vmas, size_t n, struct err *e)
+{
+	if (t->kind != TRACKER_UFFD_WP)
+		return 0;
+	_cleanup_close_ int pm = pm_open(t->pid);
+	if (pm < 0)
+		return err_set(e, -pm, "pagemap of pid %d", t->pid);
+	return uffd_cover(t, pm, vmas, n, e);
+}
+
+bool tracker_uncovered(const struct tracker *t) { return t->uncovered; }
 
 int tracker_scan(struct tracker *t, const struct proc_vma *vmas, size_t n, bool frozen,
 		 struct scan *out, struct err *e)

@@ -8,7 +8,7 @@
  *
  * 1. Ask for WRITTEN and nothing else: the kernel's fast path, 0.3 ms per GiB, no marks made.
  *    CHECK_WPASYNC makes it fail for mappings that are not ours (new, moved, re-made):
- *    they are registered and reported in full.
+ *    they are reported in full, and registered when the guest next stands still.
  * 2. Within those ranges, what is there? Only pages that exist are marked: marks on the
  *    others would fill page tables (200 MB for a sparse 100 GiB).
  *
@@ -48,8 +48,6 @@
 /* Candidates closer than this are looked at in one go: a page costs some 25 ns in the
  * precise pass, an ioctl over a microsecond. */
 #define GAP_MAX (64 * PAGE_SIZE)
-
-#define TRIES_MAX 4
 
 /* ---- begin ---- */
 
@@ -351,48 +349,73 @@ static int register_vma(struct tracker *t, const struct proc_vma *vma, struct er
 	return 1;
 }
 
-/* Is every mapping in there ours now? Looks at nothing else. */
-static int check_ours(struct look *l, const struct proc_vma *vma)
+/* 0: this mapping is ours; -EPERM: not (yet); looks at one page at most. */
+static int check_ours(int pm, const struct proc_vma *vma)
 {
 	prange_vec ignored = { 0 };
-	int ret = find_written(l->pm, PM_CHECK_WPASYNC, vma->start, vma->end, &ignored);
+	int ret = find_written(pm, PM_CHECK_WPASYNC, vma->start, vma->start + PAGE_SIZE, &ignored);
 
 	vec_free(&ignored);
 	return ret;
 }
 
-/* A mapping that is new, moved or re-made. The list of mappings may be older than what is
- * there now if the guest runs; what cannot be settled is found again by the next look. */
-static int renew(struct look *l, const struct proc_vma *vma, struct err *e)
+/* One mapping of a process that stands still: registering what is no longer a mapping, but part
+ * of a bigger one, would cut that in two, and the guest's mremap() across both would fail. */
+static int cover_one(struct tracker *t, int pm, const struct proc_vma *vma, prange_vec *fresh,
+		     struct err *e)
 {
+	int ret = check_ours(pm, vma);
+
+	if (ret != -EPERM)
+		return ret;
+	ret = register_vma(t, vma, e);
+	if (ret == 1 || ret == -EBUSY)
+		return ret < 0 ? ret : 0;
+	/* not in the memory that our uffd belongs to, that is before an exec: stays EPERM */
+	if (ret < 0 && (ret == -ESRCH || check_ours(pm, vma) == -EPERM))
+		return err_set(e, ESRCH, "the process is gone or runs another program");
+	prange_add(fresh, vma->start, vma->end);
+	return 0;
+}
+
+int uffd_cover(struct tracker *t, int pm, const struct proc_vma *vmas, size_t n, struct err *e)
+{
+	prange_vec fresh = { 0 }, all = { 0 };
 	int ret = 0;
 
-	for (int i = 0; i < TRIES_MAX; i++) {
-		ret = register_vma(l->t, vma, e);
-		if (ret == -EBUSY)
-			return ret;
-		if (ret == 1)
-			return look_quirk(l, vma, find_quirk(l->t, vma));
-		if (ret == -ESRCH)
-			break;
-		/* ENOMEM: nothing mapped there (any more), or not in the memory that our uffd
-		 * belongs to, that is before an exec: then this stays EPERM. */
-		ret = check_ours(l, vma);
-		if (ret != -EPERM)
-			break;
-	}
-	if (ret == -EPERM || ret == -ESRCH)
-		return err_set(e, ESRCH, "the process is gone or runs another program");
-	if (ret < 0)
-		return ret;
+	for (size_t i = 0; i < n && ret == 0; i++)
+		if (!tracker_leaves_out(t, &vmas[i]) && !find_quirk(t, &vmas[i]))
+			ret = cover_one(t, pm, &vmas[i], &fresh, e);
+	prange_or(&t->fresh, &fresh, &all);
+	vec_free(&t->fresh);
+	vec_free(&fresh);
+	t->fresh = all;
+	t->uncovered = false;
+	return ret;
+}
+
+/* The first look at a mapping that was covered since the last one. */
+static int look_first(struct look *l, const struct proc_vma *vma)
+{
 	if (!vma->shared)
 		return look_fresh(l, vma, !l->frozen);
 	prange_vec written_now = { 0 };
-	ret = find_written(l->pm, 0, vma->start, vma->end, &written_now);
+	int ret = find_written(l->pm, 0, vma->start, vma->end, &written_now);
 	if (ret == 0)
 		ret = look_shared(l, vma, &written_now);
 	vec_free(&written_now);
 	return ret;
+}
+
+/* A mapping that is new, moved or re-made: all of it, now and by the next look again, until
+ * tracker_cover() was called. */
+static int look_uncovered(struct look *l, const struct proc_vma *vma)
+{
+	l->t->uncovered = true;
+	if (!vma->shared)
+		return look_fresh(l, vma, false);
+	prange_add(&l->out->dirty, vma->start, vma->end);
+	return 0;
 }
 
 /* ---- one look ---- */
@@ -402,20 +425,30 @@ static bool is_ours(struct tracker *t, const struct proc_vma *vma)
 	return !tracker_leaves_out(t, vma) && !find_quirk(t, vma);
 }
 
+static bool is_fresh(const struct tracker *t, uint64_t start, uint64_t end)
+{
+	vec_each(&t->fresh, r)
+		if (r->start < end && start < r->end)
+			return true;
+	return false;
+}
+
 /* Tracked mappings that follow each other, with one ioctl for the first pass. */
 static int look_group(struct look *l, const struct proc_vma *vma, size_t n, struct err *e)
 {
+	bool fresh = is_fresh(l->t, vma->start, vma[n - 1].end);
 	prange_vec all = { 0 };
-	int ret = l->t->scanned ? find_written(l->pm, PM_CHECK_WPASYNC, vma->start, vma[n - 1].end,
-					       &all)
-				: -EPERM;
+	int ret = fresh ? -EPERM
+			: find_written(l->pm, PM_CHECK_WPASYNC, vma->start, vma[n - 1].end, &all);
 
 	if (ret == -EPERM && n > 1) {
 		ret = 0;
 		for (size_t i = 0; i < n && ret == 0; i++)
 			ret = look_group(l, &vma[i], 1, e);
+	} else if (ret == -EPERM && fresh && check_ours(l->pm, vma) == 0) {
+		ret = look_first(l, vma);
 	} else if (ret == -EPERM) {
-		ret = renew(l, vma, e);
+		ret = look_uncovered(l, vma);
 	} else {
 		for (size_t i = 0; i < n && ret == 0; i++)
 			ret = look_at(l, &vma[i], &all);
@@ -436,6 +469,19 @@ static void forget_quirks(struct tracker *t, const struct proc_vma *vmas, size_t
 				break;
 			}
 	t->quirk.n = keep;
+}
+
+/* The list of mappings may be older than the registration of some. */
+static void keep_unseen(struct tracker *t, const struct proc_vma *vmas, size_t n)
+{
+	prange_vec seen = { 0 }, rest = { 0 };
+
+	for (size_t i = 0; i < n; i++)
+		prange_add(&seen, vmas[i].start, vmas[i].end);
+	prange_minus(&t->fresh, &seen, &rest);
+	vec_free(&seen);
+	vec_free(&t->fresh);
+	t->fresh = rest;
 }
 
 int uffd_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e)
@@ -459,6 +505,8 @@ int uffd_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err 
 		}
 		i = end;
 	}
+	if (ret == 0)
+		keep_unseen(t, vmas, n);
 	if (ret < 0 && e->code != -ret)
 		return err_set(e, -ret, "scan of memory");
 	return ret;

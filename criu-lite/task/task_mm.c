@@ -65,6 +65,18 @@ int task_mm_look(struct task *t, struct err *e)
 	return 0;
 }
 
+int task_mm_now(const struct task *t, struct proc_maps *out, struct err *e)
+{
+	_cleanup_(buf_free) struct buf text = { 0 };
+	int ret = slurp(t, "maps", &text, e);
+
+	if (ret == 0)
+		ret = proc_maps_parse((char *)text.at, text.n, out, e);
+	if (ret == 0)
+		leave_out_stub(t, out);
+	return ret;
+}
+
 int task_mm_refresh(struct task *t, struct err *e)
 {
 	_cleanup_(buf_free) struct buf text = { 0 };

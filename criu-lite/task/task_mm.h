@@ -37,6 +37,9 @@ void task_mm_free(struct task_mm *m);
 /* Reads the mappings (smaps; slow for big guests: while they run). Stub mapping left out. */
 int task_mm_look(struct task *t, struct err *e);
 
+/* Only the mappings, at this moment (no VmFlags); for a task that stands still. */
+int task_mm_now(const struct task *t, struct proc_maps *out, struct err *e);
+
 /* Frozen guest: looks again only if the mappings are not those of the last look. */
 int task_mm_refresh(struct task *t, struct err *e);
 

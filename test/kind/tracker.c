@@ -305,6 +305,14 @@ static void test_fork(void **state)
 	vtell(v, CMD_REAP, child, 0, 0);
 }
 
+static bool overlap(const prange_vec *v, uint64_t start, uint64_t end)
+{
+	vec_each(v, r)
+		if (r->start < end && start < r->end)
+			return true;
+	return false;
+}
+
 static void test_exec(void **state)
 {
 	_cleanup_victim_ struct victim *v = victim_new();
@@ -316,11 +324,15 @@ static void test_exec(void **state)
 	wait_for_exec(v);
 	struct proc_maps maps = maps_of(v->pid);
 	for (int i = 0; i < 2; i++) {
-		int ret = tracker_scan(v->t, maps.vma.at, maps.vma.n, i, &s, &e);
-		/* Soft-dirty works on: everything new is dirty. */
-		assert_int_equal(ret, the_kind == TRACKER_UFFD_WP ? -ESRCH : 0);
+		/* Everything new is dirty. */
+		assert_int_equal(tracker_scan(v->t, maps.vma.at, maps.vma.n, i, &s, &e), 0);
+		vec_each(&maps.vma, m)
+			if (!strcmp(m->path, "[stack]"))
+				assert_true(overlap(&s.dirty, m->start, m->end));
 		scan_free(&s);
 	}
+	assert_int_equal(tracker_cover(v->t, maps.vma.at, maps.vma.n, &e),
+			 the_kind == TRACKER_UFFD_WP ? -ESRCH : 0);
 	proc_maps_free(&maps);
 	kill(v->pid, SIGKILL);
 	waitpid(v->pid, NULL, 0);
@@ -378,7 +390,8 @@ static void test_shared_left_out(void **state)
 
 /* ---- uffd-wp only ---- */
 
-/* The kernel may drop them by itself, so they cannot be tracked: sent each time. */
+/* The kernel may drop them by itself; newer kernels do not let them be registered, and then they
+ * are sent each time. */
 static void test_droppable(void **state)
 {
 	_cleanup_victim_ struct victim *v = victim_new();
@@ -387,19 +400,18 @@ static void test_droppable(void **state)
 
 	if (a < 0 || the_kind != TRACKER_UFFD_WP)
 		return; /* before 6.11 */
-	vpoke(v, (uint64_t)a, 1, P);
-	look(v, false);
-	expect_dirty(v, (uint64_t)a, true);
-	look(v, false);
-	expect_dirty(v, (uint64_t)a, true);
-	expect_same(v);
+	for (int i = 0; i < 3; i++) {
+		vpoke(v, (uint64_t)a, i, P);
+		look(v, i == 2);
+		expect_dirty(v, (uint64_t)a, true);
+		expect_same(v);
+	}
 }
 
 static void test_foreign_uffd(void **state)
 {
 	_cleanup_victim_ struct victim *v = victim_new();
 	struct err e = ERR_INIT;
-	struct scan s;
 
 	if (the_kind != TRACKER_UFFD_WP)
 		return;
@@ -410,7 +422,7 @@ static void test_foreign_uffd(void **state)
 	assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
 	assert_int_equal(ioctl(fd, UFFDIO_REGISTER, &r), 0);
 	struct proc_maps maps = maps_of(v->pid);
-	assert_int_equal(tracker_scan(v->t, maps.vma.at, maps.vma.n, false, &s, &e), -EBUSY);
+	assert_int_equal(tracker_cover(v->t, maps.vma.at, maps.vma.n, &e), -EBUSY);
 	assert_non_null(strstr(e.text, "userfaultfd"));
 	assert_true(e.remedy[0]);
 	proc_maps_free(&maps);
@@ -437,7 +449,7 @@ static void test_sparse(void **state)
 	vpoke(v, a + (5ull << 30), 1, 1);
 	look(v, true);
 	expect_dirty(v, a + (5ull << 30), true);
-	assert_true(io_now_ns() - began < 1000000000ull);
+	assert_true(io_now_ns() - began < 5000000000ull);
 	assert_true(status_kb(v->pid, "VmPTE:") - before < 1024);
 }
 

@@ -464,6 +464,9 @@ void look(struct victim *v, bool frozen)
 		proc_maps_free(&v->maps);
 		v->maps = maps_of(v->pid);
 	}
+	/* Between commands it stands still; in the middle of one, new mappings stay uncovered. */
+	if (!v->busy && tracker_cover(v->t, v->maps.vma.at, v->maps.vma.n, &e) < 0)
+		fail_msg("%s", e.text);
 	int ret = tracker_scan(v->t, v->maps.vma.at, v->maps.vma.n, frozen, &v->scan, &e);
 	if (stop)
 		kill(v->pid, SIGCONT);
