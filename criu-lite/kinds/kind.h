@@ -88,10 +88,11 @@ int kind_preview_fd(struct kind_dump *c, struct fd_view *v, struct err *e);
 /* The kind of a description: FdinfoEntry needs it. -ENOTSUP: none. */
 int kind_type(const struct fd_view *v, FdTypes *type);
 
-/* Descriptors in flight (sent, not received yet) become ours for the length of a pass and are dumped
- * as such. Who gives the ids tells theirs, too: `id` gets our pid and our number. Without it they
- * are refused. */
-void kind_dump_identify(struct kind_dump *c, uint32_t (*id)(void *arg, pid_t pid, int fd), void *arg);
+/* Descriptors in flight (sent, not received yet) become ours for the length of a pass and are
+ * dumped as such. Who gives the ids tells theirs, too: `id` gets our pid and our number. Without
+ * it they are refused. */
+void kind_dump_identify(struct kind_dump *c, uint32_t (*id)(void *arg, pid_t pid, int fd),
+			void *arg);
 
 /* After the last descriptor of a preflight or a pass: what only the whole tells, such as a pipe
  * or socket whose peer is not among the guest's files. Runs `end` of every kind. */
@@ -142,7 +143,7 @@ const FileEntry *kind_entry_at(const struct kind_restore *c, size_t i);
 /* For `create` that makes two descriptions at once (a socket pair): fd becomes that of `id`. */
 void kind_give(struct kind_restore *c, uint32_t id, int fd);
 
-/* What a kind keeps until the next kind_restore_begin(): NULL at first; `release` is called then. */
+/* What a kind keeps until the next kind_restore_begin(), which calls `release`: NULL at first. */
 void **kind_restore_slot(struct kind_restore *c, const struct kind *k, void (*release)(void *));
 
 /* Who holds a description, filled by the caller of kind_finish for every fd put. */

@@ -6,7 +6,8 @@
 #include "kind_priv.h"
 #include "kind_util.h"
 
-void kind_dump_identify(struct kind_dump *c, uint32_t (*id)(void *arg, pid_t pid, int fd), void *arg)
+void kind_dump_identify(struct kind_dump *c, uint32_t (*id)(void *arg, pid_t pid, int fd),
+			void *arg)
 {
 	c->identify = id;
 	c->identify_arg = arg;

@@ -423,7 +423,9 @@ static void set_congestion(int fd, const char *name)
 	char now[64] = "";
 	socklen_t len = sizeof(now) - 1;
 
-	if (!name || (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strcmp(now, name)))
+	if (!name)
+		return;
+	if (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strcmp(now, name))
 		return;
 	if (setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) < 0)
 		log_warn("congestion control %s is not available here (%m), %s is used", name, now);

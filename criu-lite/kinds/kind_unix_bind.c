@@ -197,8 +197,8 @@ static int make(const char *dir)
 	return mkdir(dir, 0700) < 0 && errno != EEXIST ? -1 : 0;
 }
 
-/* A socket's name is what bind() was told, so it has to be told the name of the source: a child whose
- * root directory is the one aside does it, which shares the socket with us. */
+/* A socket's name is what bind() was told, so it has to be told the name of the source: a child
+ * whose root directory is the one aside does it, which shares the socket with us. */
 static int bind_in(const char *root, int fd, struct name *name)
 {
 	const struct sockaddr *a = (const struct sockaddr *)&name->addr;

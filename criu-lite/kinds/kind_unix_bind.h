@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Names of unix sockets on the target: abstract, or files. Files are made aside, in a directory of
- * their own beside the place; unix_place() moves them there when the guest is about to run, and until
- * then what is there stays. We connect to them through a descriptor.
+ * their own beside the place; unix_place() moves them there when the guest is about to run, and
+ * until then what is there stays. We connect to them through a descriptor.
  */
 #pragma once
 
 #include "kind.h"
 #include "sk-unix.pb-c.h"
 
-/* Gives the socket its name, if the entry has one. The socket file of a former run will be replaced,
- * that of a living program never. A name that was deleted on the source leads nowhere here, too. */
+/* Gives the socket its name, if the entry has one. The socket file of a former run will be
+ * replaced, that of a living program never. A name that was deleted on the source leads nowhere here, too. */
 int unix_bind(struct kind_restore *c, int fd, const UnixSkEntry *m, struct err *e);
 
 /* Would the name be free? */

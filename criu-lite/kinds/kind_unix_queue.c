@@ -37,7 +37,7 @@ static void put(struct kind_dump *c, uint32_t id, const struct unix_peek *p, siz
 	img_put_extra(kind_dump_set(c), IMG_SK_QUEUES, 0, &m.base, p->buf.at + from, to - from);
 }
 
-/* Is all that waits in the stream one message? The kernel does not say, but what memory it takes. */
+/* Is all that waits in the stream one message? The kernel only says what memory it takes. */
 static bool is_single(const struct unix_peek *p, uint32_t peer)
 {
 	int pair[2], waiting = 0, taken = 0;
@@ -58,9 +58,9 @@ static bool is_single(const struct unix_peek *p, uint32_t peer)
 	return d.sent <= (uint32_t)taken;
 }
 
-/* With which byte of it do the descriptors come? Pieces of a stream are joined by a look at them, up
- * to the one that has descriptors: where that begins cannot be seen. So they come with its last byte,
- * as who reads message by message expects; with the first, if there is one message only. */
+/* With which byte of it do the descriptors come? Pieces of a stream are joined by a look at them,
+ * up to the one that has descriptors: where that begins cannot be seen. So they come with its last
+ * byte, as who reads message by message expects; with the first, if there is one message only. */
 static size_t rights_at(const struct unix_peek *p, uint32_t peer)
 {
 	if (p->type != SOCK_STREAM || !p->rights.n || p->got < 2 || is_single(p, peer))
@@ -127,7 +127,8 @@ static struct cmsghdr *add(struct msghdr *h, int type, size_t size)
 }
 
 /* Descriptors in flight are made as any other. */
-static int add_rights(struct kind_restore *c, const SkPacketEntry *m, struct msghdr *h, struct err *e)
+static int add_rights(struct kind_restore *c, const SkPacketEntry *m, struct msghdr *h,
+		      struct err *e)
 {
 	size_t n = m->n_scm ? m->scm[0]->n_rights : 0;
 
@@ -177,8 +178,8 @@ static ssize_t send_as(int fd, const struct msghdr *h, pid_t pid)
 }
 
 /* What comes after the first `cred_len` bytes of control data goes along only once. */
-static int send_one(int fd, const struct img_record *r, struct msghdr *h, size_t cred_len, pid_t pid,
-		    struct err *e)
+static int send_one(int fd, const struct img_record *r, struct msghdr *h, size_t cred_len,
+		    pid_t pid, struct err *e)
 {
 	size_t done = 0;
 	int size;

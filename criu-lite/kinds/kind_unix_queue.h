@@ -4,8 +4,8 @@
 
 #include "kind.h"
 
-/* Copies what waits in the socket's queue into the set, as the queue of description `id`, whose peer
- * has inode number `peer` (0: none). Nothing is consumed. -ENOTSUP: something else than
+/* Copies what waits in the socket's queue into the set, as the queue of description `id`, whose
+ * peer has inode number `peer` (0: none). Nothing is consumed. -ENOTSUP: something else than
  * bytes, descriptors and credentials is in flight. */
 int unix_queue_dump(struct kind_dump *c, int fd, int type, uint32_t id, uint32_t peer,
 		    struct err *e);

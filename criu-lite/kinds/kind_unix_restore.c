@@ -121,7 +121,7 @@ static int make_pair(struct kind_restore *c, const UnixSkEntry *m, const UnixSkE
 		return -e->code;
 	if (!pl && name_end(c, fd[1], peer, e) < 0)
 		return -e->code;
-	/* An accepted end has SO_PASSCRED as its listener: messages would get credentials of ours. */
+	/* An accepted end has SO_PASSCRED as its listener: messages would get our credentials. */
 	if (kind_sockopt_set(fd[0], SOL_SOCKET, SO_PASSCRED, 0) < 0 ||
 	    kind_sockopt_set(fd[1], SOL_SOCKET, SO_PASSCRED, 0) < 0)
 		return err_set(e, errno, "SO_PASSCRED");
@@ -223,7 +223,8 @@ int unix_create(struct kind_restore *c, const FileEntry *fe, int *out, struct er
 
 /* ---- connected one way ---- */
 
-static int connect_to(struct kind_restore *c, int fd, const UnixSkEntry *m, const UnixSkEntry *peer, struct err *e)
+static int connect_to(struct kind_restore *c, int fd, const UnixSkEntry *m,
+		      const UnixSkEntry *peer, struct err *e)
 {
 	char text[160];
 	int passcred = 0, ret;

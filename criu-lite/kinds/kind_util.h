@@ -33,11 +33,11 @@ bool kind_on_pseudo_fs(int fd);
 /* Dumps a descriptor in flight, our copy of it, which is taken over; its id. */
 int kind_flight_put(struct kind_dump *c, int fd, uint32_t *id, struct err *e);
 
-/* Preflight sees no descriptors in flight: there may be some, so what is missing may be among them. */
+/* Preflight sees no descriptors in flight: what is missing may be among them. */
 void kind_flight_expect(struct kind_dump *c);
 bool kind_flight_expected(const struct kind_dump *c);
 
-/* What belongs to an object: entries of a pipe or FIFO by pipe_id, records of the contents by pipe_id
+/* What belongs to an object: entries of a pipe or FIFO by pipe_id, records of contents by pipe_id
  * or id_for. In the order of the set; `i` is for kind_entry_at() or img_record(). */
 enum kind_index {
 	KIND_INDEX_PIPE, KIND_INDEX_FIFO,

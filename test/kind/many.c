@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A guest with many descriptors: time (of the CPU) must not grow with the square of their number. */
+/* Many descriptors: time (of the CPU) must not grow with the square of their number. */
 #include "kind_test.h"
 
 #include <sys/eventfd.h>
@@ -73,7 +73,7 @@ static struct times travel(const char *dir, size_t want)
 	trip_end(&t);
 	for (size_t i = 0; i < n; i++)
 		close(fds[i]);
-	print_message("%5zu descriptors: check %.1f, dump %.1f, load %.1f, make %.1f, finish %.1f ms\n",
+	print_message("%5zu: check %.1f, dump %.1f, load %.1f, make %.1f, finish %.1f ms\n",
 		      n, r.check, r.dump, r.load, r.make, r.finish);
 	return r;
 }
