@@ -222,6 +222,8 @@ static int look_live(struct guest *g, struct err *e)
 			continue;
 		if ((ret = task_mm_look(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0)
 			return ret;
+		if (task_mm_in_exec(t))
+			return err_say(e, EAGAIN, "pid %d has no vDSO mapping", t->pid);
 	}
 	return 0;
 }

@@ -188,7 +188,7 @@ static int copy_ranges(const struct pages_space *from, const prange_vec *ranges,
 	_cleanup_close_ int mem_fd = from->kind == PAGES_TASK ? mem_open(from->pid, O_RDONLY) : -1;
 	pthread_t reader;
 
-	if (from->kind == PAGES_TASK && mem_fd < 0)
+	if (from->kind == PAGES_TASK && mem_fd < 0 && !from->live)
 		return err_set(e, errno, "/proc/%d/mem", from->pid);
 	r.mem_fd = mem_fd;
 	r.at = mmap(NULL, PIECES * PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -89,6 +89,17 @@ int task_mm_refresh(struct task *t, struct err *e)
 	return task_mm_look(t, e);
 }
 
+bool task_mm_in_exec(const struct task *t)
+{
+	bool vvar = false, vdso = false;
+
+	vec_each(&t->mm->maps.vma, v) {
+		vvar |= !strncmp(v->path, "[vvar", 5);
+		vdso |= !strcmp(v->path, "[vdso]");
+	}
+	return vvar && !vdso;
+}
+
 /* ---- what kind of mapping is it ---- */
 
 bool task_vma_special(const struct proc_vma *v)

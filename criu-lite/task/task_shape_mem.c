@@ -112,47 +112,59 @@ static int specials_of(const struct task *t, special_vec *out, struct err *e)
 	return ret;
 }
 
-/* vvar parts and vdso lie side by side, in the same order on one kernel. */
-static int move_specials(struct shape_task *st, const vma_vec *want, struct err *e)
+static int vdso_differs(const struct shape_vma *v, struct err *e)
 {
-	struct task *t = &st->task;
-	special_vec have = { 0 };
+	err_say(e, ENOTSUP, "the vDSO of this kernel differs from the guest's (mapping %lx-%lx)",
+		v->start, v->end);
+	return err_remedy(e, "use the same kernel on both hosts");
+}
+
+/* vvar parts and vdso lie side by side, in the same order on one kernel. All go aside first: old and
+ * new places may overlap. */
+static int plan_moves(struct shape_task *st, const vma_vec *want, const special_vec *have,
+		      struct pump *aside, struct pump *home, struct err *e)
+{
+	gaddr hop = remote_stub(st->task.remote).end + (16ul << 20);
 	size_t n = 0;
-	int ret = specials_of(t, &have, e);
-	struct pump p = PUMP(t->remote, e);
-	gaddr hop = remote_stub(t->remote).end + (16ul << 20);
 
-	for (size_t i = 0; ret == 0 && i < want->n; i++) {
-		const struct shape_vma *v = &want->at[i];
-
+	vec_each(want, v) {
 		if (!(v->status & (VMA_VDSO | VMA_VVAR)))
 			continue;
-		const struct special *s = n < have.n ? &have.at[n] : NULL;
+		const struct special *s = n < have->n ? &have->at[n] : NULL;
 		n++;
 		if (!s || s->end - s->start != v->end - v->start ||
-		    !(v->status & VMA_VDSO) != !!strcmp(s->name, "[vdso]")) {
-			ret = err_say(e, ENOTSUP, "the vDSO of this kernel differs from the guest's "
-						  "(mapping %lx-%lx)", v->start, v->end);
-			err_remedy(e, "use the same kernel on both hosts");
-			break;
-		}
+		    !(v->status & VMA_VDSO) != !!strcmp(s->name, "[vdso]"))
+			return vdso_differs(v, e);
 		uint64_t len = s->end - s->start;
 		if (s->start == v->start)
 			continue;
-		pump_call(&p, "mremap(vdso)", SYS_mremap, s->start, len, len,
+		pump_call(aside, "mremap(vdso)", SYS_mremap, s->start, len, len,
 			  MREMAP_MAYMOVE | MREMAP_FIXED, hop);
-		pump_call(&p, "mremap(vdso)", SYS_mremap, hop, len, len,
+		pump_call(home, "mremap(vdso)", SYS_mremap, hop, len, len,
 			  MREMAP_MAYMOVE | MREMAP_FIXED, v->start);
+		hop += len;
 		if (v->status & VMA_VDSO)
-			remote_vdso_moved(t->remote, s->start, v->start);
+			remote_vdso_moved(st->task.remote, s->start, v->start);
 	}
-	for (; ret == 0 && n < have.n; n++) /* the guest had unmapped it, or had none */
-		if (strcmp(have.at[n].name, "[vdso]"))
-			pump_call(&p, "munmap", SYS_munmap, have.at[n].start,
-				  have.at[n].end - have.at[n].start);
+	for (; n < have->n; n++) /* the guest had unmapped it, or had none */
+		if (strcmp(have->at[n].name, "[vdso]"))
+			pump_call(aside, "munmap", SYS_munmap, have->at[n].start,
+				  have->at[n].end - have->at[n].start);
+	return 0;
+}
+
+static int move_specials(struct shape_task *st, const vma_vec *want, struct err *e)
+{
+	special_vec have = { 0 };
+	struct pump aside = PUMP(st->task.remote, e), home = PUMP(st->task.remote, e);
+	int ret = specials_of(&st->task, &have, e);
+
+	if (ret == 0)
+		ret = plan_moves(st, want, &have, &aside, &home, e);
 	vec_free(&have);
-	int end = pump_end(&p);
-	return ret < 0 ? ret : end;
+	aside.ret = ret;
+	home.ret = pump_end(&aside);
+	return pump_end(&home);
 }
 
 /* ---- what differs ---- */
@@ -333,6 +345,16 @@ static int make_some(struct task *t, struct kind_restore *c, const vma_vec *fres
 	return pump_end(&p);
 }
 
+static int unmap(struct task *t, const vma_vec *gone, struct err *e)
+{
+	struct pump p = PUMP(t->remote, e);
+
+	vec_each(gone, v)
+		if (!(v->status & SPECIAL))
+			pump_call(&p, "munmap", SYS_munmap, v->start, v->end - v->start);
+	return pump_end(&p);
+}
+
 static int apply(struct shape_task *st, struct kind_restore *c, const struct diff *d,
 		 struct err *e)
 {
@@ -340,9 +362,6 @@ static int apply(struct shape_task *st, struct kind_restore *c, const struct dif
 	struct pump p = PUMP(t->remote, e);
 	int ret;
 
-	vec_each(&d->gone, v)
-		if (!(v->status & SPECIAL))
-			pump_call(&p, "munmap", SYS_munmap, v->start, v->end - v->start);
 	for (size_t i = 0; i < d->kept.n; i++) {
 		const struct shape_vma *o = &d->kept.at[i].old, *n = &d->kept.at[i].new;
 
@@ -358,6 +377,23 @@ static int apply(struct shape_task *st, struct kind_restore *c, const struct dif
 		if ((ret = make_some(t, c, &d->fresh, i, &i, e)) < 0)
 			return ret;
 	return 0;
+}
+
+/* An exec gives the guest its vDSO elsewhere. */
+static bool specials_differ(const vma_vec *have, const vma_vec *want)
+{
+	size_t h = 0, w = 0;
+
+	for (;; h++, w++) {
+		while (h < have->n && !(have->at[h].status & SPECIAL))
+			h++;
+		while (w < want->n && !(want->at[w].status & SPECIAL))
+			w++;
+		if (h == have->n || w == want->n)
+			return h != have->n || w != want->n;
+		if (have->at[h].start != want->at[w].start || have->at[h].end != want->at[w].end)
+			return true;
+	}
 }
 
 /* Pieces that the kernel did not merge would be seen by the guest: mremap fails across them. Such a
@@ -379,7 +415,8 @@ static int merge_pieces(struct shape_task *st, struct kind_restore *c, const vma
 		ret = shape_save_pages(&st->task, w, &saved, e);
 		vec_push(&one.gone, *w);
 		vec_push(&one.fresh, *w);
-		if (ret == 0 && (ret = apply(st, c, &one, e)) == 0)
+		if (ret == 0 && (ret = unmap(&st->task, &one.gone, e)) == 0 &&
+		    (ret = apply(st, c, &one, e)) == 0)
 			ret = shape_put_pages(&st->task, &saved, e);
 		shape_saved_free(&saved);
 		vec_free(&one.gone);
@@ -407,13 +444,15 @@ static int shape_one(struct shape_task *st, struct kind_restore *c, const struct
 	struct diff d = { 0 };
 	int ret = read_wanted(&st->task, set, &want, e);
 
-	if (ret == 0 && !st->vma.n)
-		ret = move_specials(st, &want, e);
 	if (ret == 0) {
 		vma_vec have = { st->vma.at, st->vma.n, st->vma.cap };
 
 		compare(&have, &want, &d);
-		ret = apply(st, c, &d, e);
+		ret = unmap(&st->task, &d.gone, e);
+		if (ret == 0 && specials_differ(&have, &want))
+			ret = move_specials(st, &want, e);
+		if (ret == 0)
+			ret = apply(st, c, &d, e);
 	}
 	if (ret == 0)
 		ret = merge_pieces(st, c, &d.pieced, e);
