@@ -188,6 +188,7 @@ static int rounds(struct arrival *a, struct err *e)
 			return ret;
 		if (type == STREAM_HURRY) {
 			flow_hurry(true);
+			shape_hurry(&a->landing.shape);
 			continue;
 		}
 		if (type != STREAM_ROUND && type != STREAM_LAST)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/syscall.h>
@@ -474,6 +475,15 @@ int shape_zombies(struct shape *s, const struct img_set *set, struct err *e)
 		if ((*it)->task.state != TASK_DEAD && (ret = flush_sigchld(&(*it)->task, e)) < 0)
 			return ret;
 	return 0;
+}
+
+void shape_hurry(struct shape *s)
+{
+	const struct sched_param p = { .sched_priority = 1 };
+
+	vec_each(&s->task, it)
+		if ((*it)->task.remote)
+			sched_setscheduler((*it)->task.pid, SCHED_FIFO, &p);
 }
 
 static void shape_forget(struct shape *s)
