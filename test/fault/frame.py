@@ -197,7 +197,7 @@ class Bench:
     """Only these pids, and its init, are left on a host; waits a moment for the dying."""
     want = sorted({1, *pids})
     try:
-      hosts.wait_for(lambda: host.pids() == want, 3)
+      hosts.wait_for(lambda: host.pids() == want, 10)
     except TimeoutError:
       left = []
       for p in host.pids():
