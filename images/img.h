@@ -29,6 +29,15 @@ struct img_record {
 	uint32_t extra_len;
 };
 
+/* Sums of files that were taken while they were written. */
+struct img_known_file {
+	char name[64];
+	uint64_t size, hash;
+};
+struct img_known {
+	VEC(struct img_known_file) file;
+};
+
 struct img_set;
 
 struct img_set *img_set_new(void);

@@ -10,7 +10,7 @@ int img_dir_save(const struct img_set *s, int dirfd, struct err *e);
 
 /* Writes `criu-lite.sum`: an XXH3 of every image file, pages too. CRIU's format has none, so
  * that most flipped bits would be loaded as they are. To be called when a dump is complete. */
-int img_dir_seal(int dirfd, struct err *e);
+int img_dir_seal(int dirfd, const struct img_known *known, struct err *e);
 
 /* Reads every image file of the directory that criu-lite knows (all but pagemaps and pages)
  * after checking the inventory (version 2). Truncated, oversized or damaged files are errors

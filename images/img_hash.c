@@ -26,6 +26,56 @@ uint64_t img_hash_bytes(const uint8_t *p, size_t n)
 	return XXH3_64bits(hashes, blocks * sizeof(*hashes));
 }
 
+struct img_hash {
+	XXH3_state_t *block;
+	size_t in_block;
+	VEC(uint64_t) hashes;
+};
+
+struct img_hash *img_hash_new(void)
+{
+	struct img_hash *h = xcalloc(1, sizeof(*h));
+
+	h->block = XXH3_createState();
+	XXH3_64bits_reset(h->block);
+	return h;
+}
+
+static void end_block(struct img_hash *h)
+{
+	if (h->in_block)
+		vec_push(&h->hashes, XXH3_64bits_digest(h->block));
+	XXH3_64bits_reset(h->block);
+	h->in_block = 0;
+}
+
+void img_hash_add(struct img_hash *h, const void *p, size_t n)
+{
+	for (const uint8_t *at = p; n > 0;) {
+		size_t part = n < BLOCK - h->in_block ? n : BLOCK - h->in_block;
+
+		XXH3_64bits_update(h->block, at, part);
+		h->in_block += part;
+		at += part;
+		n -= part;
+		if (h->in_block == BLOCK)
+			end_block(h);
+	}
+}
+
+uint64_t img_hash_end(struct img_hash *h)
+{
+	static const uint64_t none;
+
+	end_block(h);
+	uint64_t sum = XXH3_64bits(h->hashes.n ? h->hashes.at : &none,
+				   h->hashes.n * sizeof(uint64_t));
+	XXH3_freeState(h->block);
+	vec_free(&h->hashes);
+	free(h);
+	return sum;
+}
+
 struct job {
 	int fd;
 	uint64_t size;

@@ -26,6 +26,9 @@ int img_pages_create(struct img_pages_out **out, int dirfd, enum img_type type, 
 int img_pages_add(struct img_pages_out *p, uint64_t vaddr, uint64_t npages, uint32_t flags,
 		  struct err *e);
 int img_pages_fd(struct img_pages_out *p);
+/* What is written to img_pages_fd(), in order: then its sum is known at the end (added to `known`
+ * by img_pages_close()), and the seal need not read the file again. */
+void img_pages_seen(struct img_pages_out *p, struct img_known *known, const void *bytes, size_t n);
 /* Finishes the files; always frees. */
 int img_pages_close(struct img_pages_out *p, struct err *e);
 

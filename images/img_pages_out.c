@@ -4,9 +4,11 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "img_file.h"
+#include "img_hash.h"
 #include "img_sum.h"
 #include "io.h"
 #include "pagemap.pb-c.h"
@@ -22,6 +24,9 @@ struct img_pages_out {
 	uint32_t flags;
 	uint64_t end;                /* where the last run ended */
 	uint64_t present;            /* pages the caller writes, all runs */
+	struct img_hash *hash;       /* of what was seen; NULL: nothing */
+	struct img_known *known;
+	uint64_t seen;               /* bytes */
 };
 
 static void put_record(struct buf *out, const ProtobufCMessage *m)
@@ -32,6 +37,22 @@ static void put_record(struct buf *out, const ProtobufCMessage *m)
 	vec_reserve(out, out->n + len);
 	protobuf_c_message_pack(m, out->at + out->n);
 	out->n += len;
+}
+
+/* Only a sum of everything is one of the file. */
+static void tell_sum(struct img_pages_out *p, bool good)
+{
+	if (!p->hash)
+		return;
+	uint64_t sum = img_hash_end(p->hash);
+
+	p->hash = NULL;
+	if (!good || p->seen != p->present * PAGE_SIZE)
+		return;
+	struct img_known_file *f = vec_new(&p->known->file);
+	memcpy(f->name, p->pages_name, sizeof(f->name));
+	f->size = p->seen;
+	f->hash = sum;
 }
 
 static void pages_out_free(struct img_pages_out *p)
@@ -127,6 +148,15 @@ int img_pages_add(struct img_pages_out *p, uint64_t vaddr, uint64_t npages, uint
 
 int img_pages_fd(struct img_pages_out *p) { return p->pages_fd; }
 
+void img_pages_seen(struct img_pages_out *p, struct img_known *known, const void *bytes, size_t n)
+{
+	if (!p->hash)
+		p->hash = img_hash_new();
+	p->known = known;
+	img_hash_add(p->hash, bytes, n);
+	p->seen += n;
+}
+
 int img_pages_close(struct img_pages_out *p, struct err *e)
 {
 	struct stat st;
@@ -139,6 +169,7 @@ int img_pages_close(struct img_pages_out *p, struct err *e)
 	if (ret == 0 && (uint64_t)st.st_size != p->present * PAGE_SIZE)
 		ret = err_say(e, EIO, "%s: has %lld bytes, its pagemap %" PRIu64 " pages",
 			      p->pages_name, (long long)st.st_size, p->present);
+	tell_sum(p, ret == 0);
 	pages_out_free(p);
 	return ret;
 }

@@ -31,7 +31,20 @@ static int hash_file(int dirfd, const char *name, uint64_t *size, uint64_t *hash
 	return ret < 0 ? ret : img_hash_file(fd, *size, hash, e);
 }
 
-int img_dir_seal(int dirfd, struct err *e)
+static bool is_known(const struct img_known *known, const char *name, uint64_t *size,
+		     uint64_t *hash)
+{
+	if (known)
+		vec_each(&known->file, f)
+			if (!strcmp(f->name, name)) {
+				*size = f->size;
+				*hash = f->hash;
+				return true;
+			}
+	return false;
+}
+
+int img_dir_seal(int dirfd, const struct img_known *known, struct err *e)
 {
 	_cleanup_img_names_ struct img_names names = { 0 };
 	_cleanup_(buf_free) struct buf out = { 0 };
@@ -44,7 +57,8 @@ int img_dir_seal(int dirfd, struct err *e)
 	buf_put(&out, HEAD, strlen(HEAD));
 	vec_each(&names.files, f) {
 		uint64_t size, hash;
-		ret = hash_file(dirfd, f->name, &size, &hash, e);
+		ret = is_known(known, f->name, &size, &hash)
+			      ? 0 : hash_file(dirfd, f->name, &size, &hash, e);
 		if (ret < 0)
 			return err_in(e, "%s", f->name);
 		snprintf(line, sizeof(line), "%016" PRIx64 " %" PRIu64 " %s\n", hash, size,

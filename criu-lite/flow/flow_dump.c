@@ -26,6 +26,7 @@ struct dump {
 	char parent_cookie[64];
 	uint64_t frozen_at;
 	DumpStatsEntry stats;
+	struct img_known known;      /* sums of the pages files */
 };
 
 static void cookie_of(int dirfd, char *out, size_t size)
@@ -97,6 +98,7 @@ static void end(struct dump *d)
 		close(d->dir);
 	if (d->parent >= 0)
 		close(d->parent);
+	vec_free(&d->known.file);
 }
 
 /* Trackers that a pre-dump left with its keeper: only pages written since then are needed. */
@@ -149,7 +151,7 @@ static int write_pages(struct dump *d, guest_pages_vec *pages, bool live, struct
 				if (m->pid == p->space.pid && m->tracker)
 					prange_minus(tracker_known(m->tracker), &p->scan.dirty, &clean);
 		p->space.live = live;
-		ret = pages_dump(&p->space, &p->scan, &clean, d->dir, ++id, &st, e);
+		ret = pages_dump(&p->space, &p->scan, &clean, d->dir, ++id, &d->known, &st, e);
 		d->stats.pages_written += st.pages;
 		d->stats.pages_skipped_parent += prange_bytes(&clean) / PAGE_SIZE;
 		d->stats.pages_scanned += st.pages + prange_bytes(&clean) / PAGE_SIZE;
@@ -174,7 +176,7 @@ static int save(struct dump *d, struct img_set *set, struct err *e)
 
 	if (!d->o->work_dir)
 		put_stats(d, set);
-	if ((ret = img_dir_save(set, d->dir, e)) < 0 || (ret = img_dir_seal(d->dir, e)) < 0 ||
+	if ((ret = img_dir_save(set, d->dir, e)) < 0 || (ret = img_dir_seal(d->dir, &d->known, e)) < 0 ||
 	    !d->o->work_dir)
 		return ret;
 	struct img_set *stats = img_set_new();

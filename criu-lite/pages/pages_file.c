@@ -45,6 +45,8 @@ struct ring {
 	const struct pages_space *from;
 	const prange_vec *ranges;
 	int mem_fd;
+	struct img_pages_out *out;      /* is shown what is in a piece while the caches still have it */
+	struct img_known *known;
 	struct err err;                 /* the reader's */
 };
 
@@ -153,6 +155,8 @@ static void *read_pieces(void *arg)
 		if (ret < 0)
 			err_set(&r->err, -ret, "memory from %" PRIx64 " on: read",
 				(uint64_t)(uintptr_t)want[0].iov_base);
+		else if (len)
+			img_pages_seen(r->out, r->known, to, len);
 		ring_put(r, ret < 0 ? 0 : len);
 		if (ret < 0 || len == 0)
 			return NULL;
@@ -181,10 +185,10 @@ static int write_pieces(struct ring *r, int fd, struct err *e)
 	return err_set(e, -ret, "pages: write");
 }
 
-static int copy_ranges(const struct pages_space *from, const prange_vec *ranges, int fd,
-		       struct err *e)
+static int copy_ranges(const struct pages_space *from, const prange_vec *ranges,
+		       struct img_pages_out *out, struct img_known *known, struct err *e)
 {
-	struct ring r = { .from = from, .ranges = ranges };
+	struct ring r = { .from = from, .ranges = ranges, .out = out, .known = known };
 	_cleanup_close_ int mem_fd = from->kind == PAGES_TASK ? mem_open(from->pid, O_RDONLY) : -1;
 	pthread_t reader;
 
@@ -200,7 +204,7 @@ static int copy_ranges(const struct pages_space *from, const prange_vec *ranges,
 	if (ret > 0) {
 		ret = err_set(e, ret, "thread");
 	} else {
-		ret = write_pieces(&r, fd, e);
+		ret = write_pieces(&r, img_pages_fd(out), e);
 		pthread_join(reader, NULL);
 	}
 	if (ret == 0 && err_is(&r.err)) {
@@ -232,7 +236,8 @@ static int enter_runs(struct img_pages_out *out, const prange_vec *dirty, const 
 }
 
 int pages_dump(const struct pages_space *from, const struct scan *s, const prange_vec *clean,
-	       int dirfd, uint32_t pages_id, struct pages_stats *stats, struct err *e)
+	       int dirfd, uint32_t pages_id, struct img_known *known, struct pages_stats *stats,
+	       struct err *e)
 {
 	uint64_t began = io_now_ns(), bytes = prange_bytes(&s->dirty);
 	struct img_pages_out *out;
@@ -243,7 +248,7 @@ int pages_dump(const struct pages_space *from, const struct scan *s, const prang
 		return ret;
 	ret = enter_runs(out, &s->dirty, clean, e);
 	if (ret == 0)
-		ret = copy_ranges(from, &s->dirty, img_pages_fd(out), e);
+		ret = copy_ranges(from, &s->dirty, out, known, e);
 	int closed = img_pages_close(out, ret < 0 ? &second : e);
 	if (ret == 0)
 		ret = closed;

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "io.h"
+#include "img_dir.h"
 #include "pages_file.h"
 
 #define AT 0x300000000000ull
@@ -85,10 +86,15 @@ static void dump(const struct pages_space *s, prange_vec *dirty, const prange_ve
 		 struct pages_stats *st)
 {
 	struct scan scan = { 0 };
+	struct img_known known = { 0 };
 	struct err e = ERR_INIT;
 
 	prange_or(dirty, &(prange_vec){ 0 }, &scan.dirty);
-	ok(pages_dump(s, &scan, clean, dir, 1, st, &e), &e);
+	ok(pages_dump(s, &scan, clean, dir, 1, &known, st, &e), &e);
+	/* its pages are not read again for the seal; loading will compare them with it */
+	assert_int_equal(known.file.n, dirty->n ? 1 : 0);
+	ok(img_dir_seal(dir, &known, &e), &e);
+	vec_free(&known.file);
 	scan_free(&scan);
 }
 
@@ -116,6 +122,7 @@ static void test_task(void **state)
 	pid_t from = sleeper(size, true, true), to = sleeper(size, false, true);
 	struct pages_space s = { .kind = PAGES_TASK, .id = 12, .pid = from };
 	struct pages_stats st = { 0 };
+	struct img_known known = { 0 };
 	prange_vec dirty = { 0 };
 	struct err e = ERR_INIT;
 	char path[64];
@@ -147,7 +154,8 @@ static void test_task(void **state)
 	end(from);
 	/* The process is gone. */
 	assert_true(pages_dump(&s, &(struct scan){ .dirty = { dirty.at, dirty.n, 0 } }, NULL, dir, 2,
-			       &st, &e) < 0);
+			       &known, &st, &e) < 0);
+	vec_free(&known.file);
 	end(to);
 	close(place.mem_fd);
 	close(dir);

@@ -291,7 +291,7 @@ static void through_a_directory(void **state)
 	if (img_dir_load(&back, d.fd, &e) < 0)
 		fail_msg("%s", e.text);
 	assert_equal_sets(s, back);
-	assert_int_equal(img_dir_seal(d.fd, &e), 0);
+	assert_int_equal(img_dir_seal(d.fd, NULL, &e), 0);
 	assert_int_equal(img_dir_load(&sealed, d.fd, &e), 0);
 	assert_equal_sets(s, sealed);
 	/* Writing again breaks the seal instead of leaving a wrong one. */
@@ -451,7 +451,7 @@ static void damaged_directory(void **state)
 	save_tree(&d);
 	assert_int_equal(img_pages_create(&out, d.fd, IMG_PAGEMAP, 12, 1, &e), 0);
 	assert_int_equal(img_pages_close(out, &e), 0);
-	assert_int_equal(img_dir_seal(d.fd, &e), 0);
+	assert_int_equal(img_dir_seal(d.fd, NULL, &e), 0);
 	load_works(&d);
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		_cleanup_(buf_free) struct buf file = { 0 };
@@ -545,7 +545,7 @@ static int write_sample(const char *path)
 	    img_pages_create(&out, dirfd, IMG_PAGEMAP, 12, 1, &e) < 0 ||
 	    img_pages_add(out, 0x10000, 1, IMG_PE_PRESENT, &e) < 0 ||
 	    io_write(img_pages_fd(out), page, sizeof(page)) < 0 ||
-	    img_pages_close(out, &e) < 0 || img_dir_seal(dirfd, &e) < 0) {
+	    img_pages_close(out, &e) < 0 || img_dir_seal(dirfd, NULL, &e) < 0) {
 		err_print(&e);
 		return 1;
 	}

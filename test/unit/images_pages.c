@@ -339,7 +339,7 @@ static void sealed_parent(void **state)
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(img_dir_save(s, d.fd[i], &e), 0);
 		WRITE(d.fd[i], { 0, 3, IMG_PE_PRESENT, 5 });
-		assert_int_equal(img_dir_seal(d.fd[i], &e), 0);
+		assert_int_equal(img_dir_seal(d.fd[i], NULL, &e), 0);
 	}
 	assert_int_equal(img_dir_load(&back, d.fd[1], &e), 0);
 	_cleanup_close_ int fd = openat(d.fd[0], "pages-1.img", O_WRONLY | O_CLOEXEC);
