@@ -13,7 +13,7 @@ struct quirk {
 
 struct device {
 	uint32_t major, minor;
-	bool in_memory;
+	long fs_type;
 };
 
 struct tracker {
@@ -47,6 +47,8 @@ struct look {
 
 /* Kernel's own mappings (vdso...), and shared mappings of files that live elsewhere. */
 bool tracker_leaves_out(struct tracker *t, const struct proc_vma *vma);
+/* Pages of hugetlbfs. */
+bool tracker_huge(struct tracker *t, const struct proc_vma *vma);
 static inline bool tracker_file_backed(const struct proc_vma *vma) { return vma->ino != 0; }
 
 /* The parts of `want`, ranges of a shared mapping, behind which the object has data.

@@ -117,23 +117,36 @@ static int map_file_open(pid_t pid, const struct proc_vma *vma)
 	return fd < 0 ? -errno : fd;
 }
 
-/* Whether the file behind a shared mapping lives in memory. A device number says it for all
- * files there. In doubt (mapping just changed): yes, so that nothing is lost. */
-static bool in_memory(struct tracker *t, const struct proc_vma *vma)
+/* What file system the file behind a mapping is on; 0: the mapping just changed. A device
+ * number says it for all files there. */
+static long fs_type(struct tracker *t, const struct proc_vma *vma)
 {
 	char path[80];
 	struct statfs fs;
 
 	vec_each(&t->device, d)
 		if (d->major == vma->dev_major && d->minor == vma->dev_minor)
-			return d->in_memory;
+			return d->fs_type;
 	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->pid, (long)vma->start,
 		 (long)vma->end);
 	if (statfs(path, &fs) < 0)
-		return true;
-	bool yes = fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC;
-	vec_push(&t->device, (struct device){ vma->dev_major, vma->dev_minor, yes });
-	return yes;
+		return 0;
+	vec_push(&t->device, (struct device){ vma->dev_major, vma->dev_minor, (long)fs.f_type });
+	return (long)fs.f_type;
+}
+
+bool tracker_huge(struct tracker *t, const struct proc_vma *vma)
+{
+	return (vma->vmflags & PROC_VF_HT) ||
+	       (tracker_file_backed(vma) && fs_type(t, vma) == HUGETLBFS_MAGIC);
+}
+
+/* In doubt yes, so that nothing is lost. */
+static bool in_memory(struct tracker *t, const struct proc_vma *vma)
+{
+	long type = fs_type(t, vma);
+
+	return type == 0 || type == TMPFS_MAGIC || type == HUGETLBFS_MAGIC;
 }
 
 bool tracker_leaves_out(struct tracker *t, const struct proc_vma *vma)

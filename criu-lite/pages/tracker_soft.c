@@ -9,7 +9,8 @@
  * New and grown mappings have all bits set, holes included. But a dropped page
  * (MADV_DONTNEED, re-made mapping) that nobody wrote again leaves no bit: so each look
  * compares all pages that have content with those known from before. Pages of shared mappings
- * lose their bits when they are unmapped (reclaim, MADV_DONTNEED): nobody can tell.
+ * lose their bits when they are unmapped (reclaim, MADV_DONTNEED): nobody can tell. And pages of
+ * hugetlbfs have no such bit: they are dirty each time.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -163,18 +164,24 @@ static int look_at(struct look *l, const struct proc_vma *vma)
 {
 	struct soft_pages now = { 0 };
 	prange_vec known = { 0 };
+	const prange_vec none = { 0 };
+	bool huge = tracker_huge(l->t, vma);
 	int ret = soft_read(l->pm, vma, l->t->zero_frame, &now);
 
 	if (ret == 0 && vma->shared) {
-		if (!l->t->scanned) /* bits from before mean nothing */
+		if (!l->t->scanned || huge) { /* bits from before mean nothing */
+			now.unsure.n = 0;
 			prange_add(&now.unsure, vma->start, vma->end);
+		}
 		only_data(l->t->pid, vma, &now.dirty, &l->out->dirty);
 		only_data(l->t->pid, vma, &now.unsure, &l->out->unsure);
 	} else if (ret == 0) {
 		prange_clip(&l->t->known, vma->start, vma->end, &known);
 		if (!l->t->scanned)
 			prange_add(&l->out->reset, vma->start, vma->end);
-		soft_settle(&known, &now, &l->out->reset, &l->out->dirty);
+		if (huge)
+			prange_or(&known, &(prange_vec){ 0 }, &l->out->reset);
+		soft_settle(huge ? &none : &known, &now, &l->out->reset, &l->out->dirty);
 		prange_or(&now.content, &(prange_vec){ 0 }, &l->known);
 		if (l->frozen)
 			prange_or(&now.guard, &(prange_vec){ 0 }, &l->out->guard);
