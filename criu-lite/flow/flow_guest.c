@@ -29,12 +29,36 @@ static int check_session(const struct guest *g, struct err *e)
 			     "start it with setsid");
 }
 
+/* Pids, paths and addresses mean what they mean to us only in the same namespaces. */
+static int check_namespaces(const struct task *t, struct err *e)
+{
+	static const char *const kinds[] = { "pid", "mnt", "net", "user", "uts", "ipc", "time" };
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		char path[64], theirs[64] = "", ours[64] = "";
+
+		snprintf(path, sizeof(path), "/proc/%d/ns/%s", t->pid, kinds[i]);
+		if (readlink(path, theirs, sizeof(theirs) - 1) < 0)
+			continue; /* gone, or a kernel without this kind */
+		snprintf(path, sizeof(path), "/proc/self/ns/%s", kinds[i]);
+		if (readlink(path, ours, sizeof(ours) - 1) < 0 || !strcmp(theirs, ours))
+			continue;
+		err_say(e, ENOTSUP, "pid %d (%s) lives in a %s namespace of its own", t->pid, t->comm,
+			kinds[i]);
+		return err_remedy(e, "run criu-lite inside it: nsenter --all -t %d criu-lite ...", t->pid);
+	}
+	return 0;
+}
+
 static int check_task(struct guest *g, struct task *t, struct err *e)
 {
 	int ret;
 
 	if (t->state == TASK_DEAD)
 		return 0;
+	/* what an earlier criu-lite that was killed may have left */
+	if ((ret = check_namespaces(t, e)) < 0 || (ret = remote_sweep(t->pid, e)) < 0)
+		return ret;
 	if ((ret = task_state_check(t, e)) < 0 || (ret = task_mm_look(t, e)) < 0 ||
 	    (ret = task_mm_check(t, e)) < 0)
 		return ret;
@@ -82,7 +106,7 @@ int guest_open(struct guest *g, const struct flow_opts *o, struct err *e)
 	*g = (struct guest){ .o = o, .kinds = kind_dump_new(&o->kinds) };
 	kind_dump_identify(g->kinds, guest_fd_id, g);
 	if ((ret = task_tree_scan(&g->tree, o->pid, e)) < 0 || (ret = task_tree_share(&g->tree, e)) < 0 ||
-	    (ret = preflight(g, e)) < 0)
+	    (ret = preflight(g, e)) < 0 || (ret = flow_guard_begin(&g->guard, o->pid, e)) < 0)
 		guest_close(g);
 	return ret;
 }
@@ -99,6 +123,7 @@ void guest_close(struct guest *g)
 	vec_free(&g->shm);
 	task_tree_thaw(&g->tree);
 	task_tree_free(&g->tree);
+	flow_guard_end(&g->guard);
 	kind_dump_free(g->kinds);
 	g->kinds = NULL;
 }
@@ -310,6 +335,23 @@ void guest_thaw(struct guest *g)
 {
 	kind_dump_undo(g->kinds);
 	task_tree_thaw(&g->tree);
+}
+
+int guest_pin(struct guest *g, struct err *e)
+{
+	int ret = 0;
+
+	vec_each(&g->tree.task, t)
+		if (ret == 0 && (*t)->remote && (*t)->state != TASK_STOPPED)
+			ret = remote_pin((*t)->remote, e);
+	return ret;
+}
+
+void guest_unpin(struct guest *g)
+{
+	vec_each(&g->tree.task, t)
+		if ((*t)->remote && (*t)->state != TASK_STOPPED)
+			remote_unpin((*t)->remote);
 }
 
 void guest_kill(struct guest *g) { task_tree_kill(&g->tree); }

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "flow.h"
+#include "flow_guard.h"
 #include "pages_shm.h"
 #include "task_mm.h"
 
@@ -35,6 +36,7 @@ struct guest {
 	enum tracker_kind tracker;   /* in use */
 	VEC(struct shm_track *) shm;
 	void *descriptions;          /* flow_fds.c */
+	struct flow_guard guard;
 	int64_t last_pid;            /* of this host, at the last scan: were there forks? */
 };
 
@@ -54,6 +56,9 @@ int guest_track(struct guest *g, enum tracker_kind k, struct err *e);
 int guest_freeze(struct guest *g, struct err *e);
 void guest_thaw(struct guest *g);
 void guest_kill(struct guest *g);
+/* The frozen guest stays stopped should we die from now on; and takes that back. */
+int guest_pin(struct guest *g, struct err *e);
+void guest_unpin(struct guest *g);
 
 /* inventory.img: what the target must have in common with this host. */
 void guest_put_inventory(const struct guest *g, struct img_set *set);

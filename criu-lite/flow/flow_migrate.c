@@ -312,9 +312,11 @@ static int commit(struct migration *m, struct err *e)
 {
 	StreamSign go = STREAM_SIGN__INIT;
 	_cleanup_msg_ StreamAnswer *a = NULL;
-	int ret = stream_send(m->control, STREAM_GO, &go, e);
+	int ret = guest_pin(&m->guest, e);
 
-	if (ret == 0)
+	if (ret < 0)
+		return -EREMOTEIO; /* nothing was said yet */
+	if ((ret = stream_send(m->control, STREAM_GO, &go, e)) == 0)
 		ret = stream_recv(m->control, STREAM_RUNNING, &a, ANSWER_MS, e);
 	flow_report_mark(&m->report, "run");
 	return ret;
@@ -370,7 +372,8 @@ static int switch_over(struct migration *m, struct err *e)
 	}
 	if (ret != -EREMOTEIO)
 		return undecided(m, e);
-	guest_thaw(&m->guest); /* the target itself says that it does not run there */
+	guest_unpin(&m->guest); /* the target itself says that it does not run there */
+	guest_thaw(&m->guest);
 	return ret;
 }
 

@@ -66,6 +66,15 @@ void remote_release(struct remote *r);
 /* remote_release() is to leave the process stopped, as by SIGSTOP. */
 void remote_leave_stopped(struct remote *r);
 
+/* Sees to it that the held process does not run on should we die: a SIGSTOP waits for it from now
+ * on; and takes that back. */
+int remote_pin(struct remote *r, struct err *e);
+void remote_unpin(struct remote *r);
+
+/* Takes out of a process what a criu-lite that was killed has left in it: its stub mapping. Nothing
+ * there: 0. A process that somebody else traces is left alone. */
+int remote_sweep(pid_t pid, struct err *e);
+
 /* Kills the process and reaps all its threads. Frees r. */
 void remote_kill(struct remote *r);
 

@@ -19,6 +19,11 @@
 #define PTRACE_EVENT_STOP 128
 #endif
 
+/* Stopping must not take for ever: the guest's other threads stand still meanwhile. A timer
+ * interrupts our wait. */
+#define STOP_TICK_NS   20000000
+#define STOP_TICKS_MAX 50
+
 pid_t remote_pid(const struct remote *r) { return r->pid; }
 struct rthread *remote_leader(struct remote *r) { return r->thread.at[0]; }
 
@@ -81,18 +86,41 @@ uint64_t remote_options(void)
 	return PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
 }
 
-/* A thread that is exiting refuses with EPERM. */
-static bool is_dying(pid_t tid)
+/* Whether it is a zombie, and how many threads its process has. False: it is gone. */
+static bool look_at(pid_t tid, bool *zombie, int *threads)
 {
-	char path[64];
+	char path[64], state = 'X';
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
 	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
-		return true;
-	const char *state = strrchr((char *)b.at, ')');
-	return state && strlen(state) > 2 && strchr("ZX", state[2]);
+		return false;
+	const char *rest = strrchr((char *)b.at, ')');
+	*threads = 0;
+	if (rest) /* field 3; field 20 */
+		sscanf(rest, ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d",
+		       &state, threads);
+	*zombie = state == 'Z' || state == 'X';
+	return true;
+}
+
+/* A thread that is exiting refuses with EPERM. */
+static bool is_dying(pid_t tid)
+{
+	bool zombie;
+	int threads;
+
+	return !look_at(tid, &zombie, &threads) || zombie;
+}
+
+/* When another thread calls exec, the main thread dies and the other takes its place and pid. */
+static bool lives_on(pid_t pid)
+{
+	bool zombie;
+	int threads;
+
+	return look_at(pid, &zombie, &threads) && (!zombie || threads > 1);
 }
 
 static int seize(pid_t tid)
@@ -114,6 +142,21 @@ static int gone(struct rthread *t, int status, struct err *e)
 	return err_say(e, ESRCH, "thread %d exited (status 0x%x)", t->tid, status);
 }
 
+/* A thread in exec(2) waits for the end of all others, those included that we have to reap. */
+static void reap_others(struct remote *r)
+{
+	vec_each(&r->thread, t) {
+		siginfo_t info = { 0 };
+
+		if ((*t)->dead || (*t)->tid == r->pid)
+			continue;
+		if (waitid(P_PID, (id_t)(*t)->tid, &info, WEXITED | WNOHANG | __WALL) == 0 && info.si_pid) {
+			(*t)->dead = true;
+			(*t)->stopped = (*t)->live = false;
+		}
+	}
+}
+
 /* A parent in vfork(2) cannot be stopped before its child has called exec or exit. */
 static int does_not_stop(struct rthread *t, struct err *e)
 {
@@ -126,14 +169,19 @@ static int does_not_stop(struct rthread *t, struct err *e)
  * delivered; the request to stop stays. */
 int thread_wait_stop(struct rthread *t, struct err *e)
 {
-	for (;;) {
+	struct remote *r = t->of;
+
+	while (!t->dead) {
 		int status;
 
 		if (waitpid(t->tid, &status, __WALL) < 0) {
-			if (errno == EINTR && !t->of->late)
+			if (errno == EINTR) {
+				if (r->ticks && *r->ticks >= STOP_TICKS_MAX)
+					return does_not_stop(t, e);
+				if (r->ticks)
+					reap_others(r);
 				continue;
-			if (errno == EINTR)
-				return does_not_stop(t, e);
+			}
 			t->dead = errno == ECHILD;
 			return err_set(e, errno == ECHILD ? ESRCH : errno, "wait for thread %d",
 				       t->tid);
@@ -151,6 +199,7 @@ int thread_wait_stop(struct rthread *t, struct err *e)
 			sig = 0;
 		ptrace(PTRACE_CONT, t->tid, 0, sig);
 	}
+	return err_say(e, ESRCH, "thread %d exited", t->tid);
 }
 
 int thread_interrupt(struct rthread *t, struct err *e)
@@ -274,6 +323,31 @@ static void drop_dead(struct remote *r)
 	r->thread.n = keep;
 }
 
+/* While some threads stood still already, another may have called exec: they are dead then, and it
+ * has the main thread's number. True: each is in the stop that we have seen. */
+static bool all_stand(struct remote *r)
+{
+	bool ok = true;
+
+	vec_each(&r->thread, it) {
+		struct rthread *t = *it;
+		int status;
+
+		/* in this order: what is found in another stop has an event of it to tell */
+		errno = 0;
+		ptrace(PTRACE_PEEKUSER, t->tid, offsetof(struct user_regs_struct, rip), 0);
+		if (errno)
+			ok = t->stopped = false;
+		pid_t got = waitpid(t->tid, &status, __WALL | WNOHANG);
+		if (got == 0)
+			continue;
+		ok = false;
+		t->dead = got < 0 || !WIFSTOPPED(status);
+		t->stopped = !t->dead;
+	}
+	return ok;
+}
+
 static int stop_all(struct remote *r, struct err *e)
 {
 	for (size_t fresh = 1, done = 0; fresh > 0;) {
@@ -295,54 +369,62 @@ static int stop_all(struct remote *r, struct err *e)
 	drop_dead(r);
 	if (r->thread.n == 0 || r->thread.at[0]->tid != r->pid)
 		return err_say(e, ESRCH, "task %d: its main thread has exited", r->pid);
-	return 0;
+	return all_stand(r) ? 0 : err_say(e, ESRCH, "task %d called exec", r->pid);
 }
-
-/* Stopping must not take for ever: the guest's other threads stand still meanwhile. A timer
- * interrupts our wait. */
-#define STOP_LIMIT_MS 1000
 
 static void on_alarm(int sig, siginfo_t *info, void *context)
 {
-	*(volatile bool *)info->si_value.sival_ptr = true;
+	++*(volatile unsigned *)info->si_value.sival_ptr;
 }
 
-static bool set_alarm(struct remote *r, timer_t *timer)
+static bool set_alarm(volatile unsigned *ticks, timer_t *timer)
 {
 	struct sigaction sa = { .sa_sigaction = on_alarm, .sa_flags = SA_SIGINFO };
 	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };
-	struct itimerspec its = {
-		.it_value = { STOP_LIMIT_MS / 1000, STOP_LIMIT_MS % 1000 * 1000000 },
-		.it_interval = { 0, 100000000 },
-	};
+	struct itimerspec its = { { 0, STOP_TICK_NS }, { 0, STOP_TICK_NS } };
 
-	ev.sigev_value.sival_ptr = (void *)&r->late;
+	ev.sigev_value.sival_ptr = (void *)ticks;
 	ev._sigev_un._tid = gettid();
 	return sigaction(SIGALRM, &sa, NULL) == 0 && timer_create(CLOCK_MONOTONIC, &ev, timer) == 0 &&
 	       timer_settime(*timer, 0, &its, NULL) == 0;
 }
 
-int remote_hold(struct remote **out, pid_t pid, struct err *e)
+static int hold_once(struct remote **out, pid_t pid, volatile unsigned *ticks, struct err *e)
 {
 	struct remote *r = remote_new(pid, e);
-	timer_t timer;
 
 	if (!r)
 		return -e->code;
-	if (!set_alarm(r, &timer)) {
-		err_set(e, errno, "set a timer");
-		remote_free(r);
-		return -e->code;
-	}
+	r->ticks = ticks;
 	int ret = stop_all(r, e);
-	timer_delete(timer);
-	r->late = false;
 	if (ret < 0) {
 		remote_release(r);
 		return ret;
 	}
+	r->ticks = NULL;
 	*out = r;
 	return 0;
+}
+
+int remote_hold(struct remote **out, pid_t pid, struct err *e)
+{
+	volatile unsigned ticks = 0;
+	timer_t timer;
+	int ret;
+
+	if (!set_alarm(&ticks, &timer))
+		return err_set(e, errno, "set a timer");
+	while ((ret = hold_once(out, pid, &ticks, e)) == -ESRCH && lives_on(pid)) {
+		err_clear(e);
+		if (ticks >= STOP_TICKS_MAX) {
+			ret = err_say(e, ENOTSUP, "task %d: its main thread has exited, others run on", pid);
+			err_remedy(e, "only programs whose main thread lives can be carried over");
+			break;
+		}
+		nanosleep(&(struct timespec){ .tv_nsec = 500000 }, NULL);
+	}
+	timer_delete(timer);
+	return ret;
 }
 
 void remote_leave_stopped(struct remote *r) { r->leave_stopped = true; }
@@ -379,6 +461,18 @@ void remote_release(struct remote *r)
 			log_warn("task %d: detach from thread %d: %s", r->pid, (*it)->tid,
 				 strerror(errno));
 	remote_free(r);
+}
+
+int remote_pin(struct remote *r, struct err *e)
+{
+	if (syscall(SYS_pidfd_send_signal, r->pidfd, SIGSTOP, NULL, 0) < 0)
+		return err_set(e, errno, "task %d: stop", r->pid);
+	return 0;
+}
+
+void remote_unpin(struct remote *r)
+{
+	syscall(SYS_pidfd_send_signal, r->pidfd, SIGCONT, NULL, 0);
 }
 
 void remote_kill(struct remote *r)

@@ -10,7 +10,7 @@ struct remote {
 	int pidfd;
 	int mem_fd;                  /* /proc/PID/mem, or -1 until needed */
 	bool is_shell;
-	volatile bool late;          /* stopping takes too long (set by a timer) */
+	volatile unsigned *ticks;    /* while stopping: counted by a timer */
 	bool leave_stopped;
 	VEC(struct rthread *) thread; /* leader first */
 
