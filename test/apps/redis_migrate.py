@@ -110,6 +110,8 @@ class Demo:
     except TimeoutError:
       raise Failed("receive does not listen:\n" + open(rlog).read())
     cmd = [self.args.tool, "migrate", "-t", str(self.pid), "--json", "--tcp-close"]
+    if self.args.rewrite:
+      self.cli("bgrewriteaof")
     begin = time.monotonic()
     done = src.run(cmd + self.args.migrate_opt + ["tcp://" + target], timeout=600,
                    stderr=subprocess.STDOUT)
@@ -229,6 +231,8 @@ def run(args):
 def main():
   p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   p.add_argument("--aof", action="store_true", help="with appendonly yes")
+  p.add_argument("--rewrite", action="store_true",
+                 help="with --aof: a child rewrites the file while the server moves")
   p.add_argument("--io-threads", type=int, default=1, metavar="N")
   p.add_argument("--size", type=float, default=1.0, metavar="GIB", help="data (default 1)")
   p.add_argument("--rounds", type=int, default=1, metavar="N", help="there and back N times")
@@ -238,6 +242,7 @@ def main():
   p.add_argument("--migrate-opt", action="append", default=[], metavar="OPT")
   p.add_argument("--receive-opt", action="append", default=[], metavar="OPT")
   args = p.parse_args()
+  args.aof |= args.rewrite
   args.tool = tool.find_tool(args.tool)
   if os.geteuid():
     p.exit(1, "root is needed\n")
