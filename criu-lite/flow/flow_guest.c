@@ -83,18 +83,29 @@ static int preflight_once(struct guest *g, struct err *e)
 	return ret;
 }
 
+/* Mappings and tasks come and go under our eyes; an exec may take some milliseconds. */
+#define LOOKS_MAX 50
+
+static void pause_look(int tries)
+{
+	if (tries >= 3)
+		nanosleep(&(struct timespec){ .tv_nsec = 500000 }, NULL);
+}
+
 /* The guest runs on meanwhile: a pipe may be seen with one end only. What is refused twice is
  * refused. */
 static int preflight(struct guest *g, struct err *e)
 {
 	int ret = preflight_once(g, e);
 
-	if (ret == 0)
-		return 0;
-	err_clear(e);
-	if ((ret = task_tree_scan(&g->tree, g->o->pid, e)) < 0 || (ret = task_tree_share(&g->tree, e)) < 0)
-		return ret;
-	return preflight_once(g, e);
+	for (int tries = 0; ret < 0 && (tries == 0 || (ret == -EAGAIN && tries < LOOKS_MAX)); tries++) {
+		pause_look(tries);
+		err_clear(e);
+		if ((ret = task_tree_scan(&g->tree, g->o->pid, e)) == 0 &&
+		    (ret = task_tree_share(&g->tree, e)) == 0)
+			ret = preflight_once(g, e);
+	}
+	return ret;
 }
 
 int guest_open(struct guest *g, const struct flow_opts *o, struct err *e)
@@ -247,8 +258,6 @@ static int look_live(struct guest *g, struct err *e)
 			continue;
 		if ((ret = task_mm_look(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0)
 			return ret;
-		if (task_mm_in_exec(t))
-			return err_say(e, EAGAIN, "pid %d has no vDSO mapping", t->pid);
 	}
 	return 0;
 }
@@ -288,9 +297,6 @@ static void drop_all(struct img_set *set)
 		img_drop(set, type, id);
 }
 
-/* Mappings and tasks come and go under our eyes. */
-#define LOOKS_MAX 50
-
 int guest_skeleton(struct guest *g, struct img_set *set, struct err *e)
 {
 	for (int tries = 0;; tries++) {
@@ -306,6 +312,7 @@ int guest_skeleton(struct guest *g, struct img_set *set, struct err *e)
 			return err_say(e, ESRCH, "the guest (pid %d) has exited", g->o->pid);
 		err_clear(e);
 		drop_all(set);
+		pause_look(tries);
 	}
 }
 

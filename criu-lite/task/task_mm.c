@@ -45,16 +45,57 @@ static void leave_out_stub(const struct task *t, struct proc_maps *m)
 	m->vma.n = keep;
 }
 
+static int look_at_stat(const struct task *t, struct proc_stat *st, struct err *e)
+{
+	_cleanup_(buf_free) struct buf b = { 0 };
+	int ret = slurp(t, "stat", &b, e);
+
+	return ret < 0 ? ret : proc_stat_parse((char *)b.at, b.n, st, e);
+}
+
+/* Both lists are of the same moment. */
+static int read_both(const struct task *t, struct task_mm *m, struct err *e)
+{
+	_cleanup_(buf_free) struct buf smaps = { 0 }, again = { 0 };
+	int ret;
+
+	if ((ret = slurp(t, "maps", &m->text, e)) < 0 || (ret = slurp(t, "smaps", &smaps, e)) < 0 ||
+	    (ret = proc_smaps_parse((char *)smaps.at, smaps.n, &m->maps, e)) < 0)
+		return ret;
+	if (t->remote)
+		return 0;
+	if ((ret = slurp(t, "maps", &again, e)) < 0)
+		return ret;
+	/* for task_mm_refresh(): these are not the mappings that the text tells of */
+	if (again.n != m->text.n || memcmp(again.at, m->text.at, again.n))
+		m->text.n = 0;
+	return 0;
+}
+
+/* The kernel shows the list in pieces: if the task runs, they may not fit together, and after
+ * an exec the rest is missing. A task in the middle of an exec has few mappings and no code yet. */
+static int look_running(const struct task *t, struct task_mm *m, struct err *e)
+{
+	struct proc_stat before, after;
+	int ret;
+
+	if ((ret = look_at_stat(t, &before, e)) < 0)
+		return ret;
+	if ((ret = read_both(t, m, e)) == -EBADMSG)
+		return err_say(e, EAGAIN, "pid %d changes its mappings", t->pid);
+	if (ret < 0 || (ret = look_at_stat(t, &after, e)) < 0)
+		return ret;
+	if (!before.end_code || before.end_code != after.end_code ||
+	    before.start_stack != after.start_stack)
+		return err_say(e, EAGAIN, "pid %d calls exec", t->pid);
+	return 0;
+}
+
 int task_mm_look(struct task *t, struct err *e)
 {
-	_cleanup_(buf_free) struct buf smaps = { 0 };
 	struct task_mm *m = xcalloc(1, sizeof(*m));
-	int ret = slurp(t, "maps", &m->text, e);
+	int ret = t->remote ? read_both(t, m, e) : look_running(t, m, e);
 
-	if (ret == 0)
-		ret = slurp(t, "smaps", &smaps, e);
-	if (ret == 0)
-		ret = proc_smaps_parse((char *)smaps.at, smaps.n, &m->maps, e);
 	if (ret < 0) {
 		task_mm_free(m);
 		return ret;
@@ -87,17 +128,6 @@ int task_mm_refresh(struct task *t, struct err *e)
 	if (t->mm && text.n == t->mm->text.n && !memcmp(text.at, t->mm->text.at, text.n))
 		return 0;
 	return task_mm_look(t, e);
-}
-
-bool task_mm_in_exec(const struct task *t)
-{
-	bool vvar = false, vdso = false;
-
-	vec_each(&t->mm->maps.vma, v) {
-		vvar |= !strncmp(v->path, "[vvar", 5);
-		vdso |= !strcmp(v->path, "[vdso]");
-	}
-	return vvar && !vdso;
 }
 
 /* ---- what kind of mapping is it ---- */
@@ -347,13 +377,10 @@ static int put_vma(struct task *t, struct kind_dump *c, const struct proc_vma *v
 
 static int put_addresses(struct task *t, MmEntry *mm, struct buf *auxv, struct err *e)
 {
-	_cleanup_(buf_free) struct buf b = { 0 };
 	struct proc_stat st;
 	int ret;
 
-	if ((ret = slurp(t, "stat", &b, e)) < 0 ||
-	    (ret = proc_stat_parse((char *)b.at, b.n, &st, e)) < 0 ||
-	    (ret = slurp(t, "auxv", auxv, e)) < 0)
+	if ((ret = look_at_stat(t, &st, e)) < 0 || (ret = slurp(t, "auxv", auxv, e)) < 0)
 		return ret;
 	mm->mm_start_code = st.start_code;
 	mm->mm_end_code = st.end_code;

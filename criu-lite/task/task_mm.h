@@ -34,11 +34,9 @@ struct task_mm {
 
 void task_mm_free(struct task_mm *m);
 
-/* Reads the mappings (smaps; slow for big guests: while they run). Stub mapping left out. */
+/* Reads the mappings (smaps; slow for big guests: while they run). Stub mapping left out.
+ * -EAGAIN: a running task was met in the middle of an exec or of a change of its mappings. */
 int task_mm_look(struct task *t, struct err *e);
-
-/* The last look of a running task met it in the middle of an exec, which maps [vvar] before [vdso]. */
-bool task_mm_in_exec(const struct task *t);
 
 /* Only the mappings, at this moment (no VmFlags); for a task that stands still. */
 int task_mm_now(const struct task *t, struct proc_maps *out, struct err *e);

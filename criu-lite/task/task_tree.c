@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "io.h"
 #include "log.h"
@@ -77,6 +78,10 @@ static int add(struct tree *t, pid_t pid, struct err *e)
 
 	if (ret < 0 || (ret = refuse(pid, &st, e)) < 0)
 		return ret;
+	if (st.state == 'Z' && st.num_threads > 1) {
+		err_say(e, EAGAIN, "pid %d (%s): its main thread has exited, others run on", pid, st.comm);
+		return err_remedy(e, "only programs whose main thread lives can be carried over");
+	}
 	struct task *k = task_find(t, pid);
 	if (k && k->start_time != st.start_time)
 		return err_say(e, ESRCH, "pid %d changed hands", pid);
@@ -164,7 +169,7 @@ static void order(struct tree *t, const pid_vec *pids)
 			}
 }
 
-int task_tree_scan(struct tree *t, pid_t root, struct err *e)
+static int scan_once(struct tree *t, pid_t root, struct err *e)
 {
 	pid_vec todo = { 0 }, found = { 0 };
 	int ret;
@@ -196,6 +201,22 @@ out:
 	vec_free(&todo);
 	vec_free(&found);
 	return ret;
+}
+
+/* When another thread than the main one calls exec, the main one is a zombie until the other has
+ * taken its place. */
+#define EXEC_TRIES 200
+
+int task_tree_scan(struct tree *t, pid_t root, struct err *e)
+{
+	for (int tries = 0;; tries++) {
+		int ret = scan_once(t, root, e);
+
+		if (ret != -EAGAIN || tries == EXEC_TRIES)
+			return ret;
+		err_clear(e);
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	}
 }
 
 /* Holding everything makes the tree stand still; whoever was born before that is found by
