@@ -220,10 +220,12 @@ class Host:
     return "/proc/%d/root%s" % (self.init, path)
 
   def alive(self, pid_inside):
-    """Whether a process runs there under this pid (a zombie does not)."""
+    """Whether a process runs there under this pid (a zombie does not). The main thread of one that
+    calls exec from another thread is a zombie for a moment."""
     try:
       with open(self.path("/proc/%d/stat" % pid_inside)) as f:
-        return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+        stat = f.read().rsplit(")", 1)[1].split()
+      return stat[0] not in "ZX" or int(stat[17]) > 1
     except OSError:
       return False
 

@@ -174,7 +174,8 @@ class Case:
     for pid in host.pids():
       try:
         with open(host.path("/proc/%d/stat" % pid)) as f:
-          lines.append(" ".join(f.read().split()[:4]))
+          stat = f.read().split()
+        lines.append(" ".join(stat[:4]) + (" exit %#x" % int(stat[51]) if stat[2] == "Z" else ""))
       except OSError:
         pass
     return "; ".join(lines)
@@ -337,7 +338,10 @@ def run_case(opts, worker, case):
   running = Case(opts, worker.pair, name, mode, n)
   verdict, text = "ok", ""
   try:
-    running.run()
+    try:
+      running.run()
+    except Failed as e:
+      raise Failed("%s [%s | %s]" % (e, running.describe(running.a), running.describe(running.b)))
   except Skipped as e:
     verdict, text = "skip", str(e)
   except Exception as e:
