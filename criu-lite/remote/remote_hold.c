@@ -272,14 +272,31 @@ static bool known(const struct remote *r, pid_t tid)
 	return false;
 }
 
+static pid_t tracer_of(pid_t tid)
+{
+	char path[64];
+	_cleanup_(buf_free) struct buf b = { 0 };
+	struct err ignored = ERR_INIT;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", tid);
+	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
+		return 0;
+	const char *at = strstr((char *)b.at, "TracerPid:");
+	return at ? (pid_t)atoi(at + strlen("TracerPid:")) : 0;
+}
+
 static int seize_error(pid_t pid, pid_t tid, int code, struct err *e)
 {
-	if (code == EPERM) {
-		err_say(e, EPERM, "task %d: thread %d cannot be traced", pid, tid);
-		return err_remedy(e, "it may be traced already (gdb, strace, another criu-lite: see "
-				     "TracerPid in /proc/%d/status), or this user may not", tid);
+	pid_t tracer = code == EPERM ? tracer_of(tid) : 0;
+
+	if (code != EPERM)
+		return err_set(e, code, "task %d: seize thread %d", pid, tid);
+	if (tracer) {
+		err_say(e, EPERM, "task %d: thread %d is traced by process %d", pid, tid, tracer);
+		return err_remedy(e, "end that tracer (gdb, strace, another criu-lite)");
 	}
-	return err_set(e, code, "task %d: seize thread %d", pid, tid);
+	err_set(e, EPERM, "task %d: thread %d cannot be traced", pid, tid);
+	return err_remedy(e, "CAP_SYS_PTRACE over it is needed");
 }
 
 /* One pass over /proc/PID/task: seizes and interrupts what is new. */
@@ -298,6 +315,11 @@ static int seize_new(struct remote *r, size_t *fresh, struct err *e)
 		if (tid <= 0 || known(r, tid))
 			continue;
 		int ret = seize(tid);
+		/* a tracer that has just died may not have let go yet */
+		for (int i = 0; ret == -EPERM && i < 20; i++) {
+			nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+			ret = seize(tid);
+		}
 		if (ret == -ESRCH && tid != r->pid)
 			continue; /* exited meanwhile */
 		if (ret < 0)
@@ -312,6 +334,7 @@ static int seize_new(struct remote *r, size_t *fresh, struct err *e)
 
 static void drop_dead(struct remote *r)
 {
+
 	size_t keep = 0;
 
 	vec_each(&r->thread, t) {
@@ -408,6 +431,7 @@ static int hold_once(struct remote **out, pid_t pid, volatile unsigned *ticks, s
 
 int remote_hold(struct remote **out, pid_t pid, struct err *e)
 {
+
 	volatile unsigned ticks = 0;
 	timer_t timer;
 	int ret;
@@ -454,6 +478,7 @@ void remote_release(struct remote *r)
 		}
 	}
 	/* not earlier: each system call run by hand would swallow it */
+	stub_clear_tramp(r);
 	if (r->leave_stopped)
 		syscall(SYS_pidfd_send_signal, r->pidfd, SIGSTOP, NULL, 0);
 	vec_each(&r->thread, it)

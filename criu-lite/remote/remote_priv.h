@@ -15,6 +15,8 @@ struct remote {
 	VEC(struct rthread *) thread; /* leader first */
 
 	gaddr syscall_insn;          /* a `syscall` instruction in the vDSO; 0: not looked for */
+	gaddr tramp;                 /* padding of the vDSO for the trampoline; 0: there is none */
+	bool tramp_used;
 	gaddr stub;                  /* our mapping in the guest; 0: none */
 	bool stub_shared;            /* lives in another remote's mm that unmaps it */
 	int sock;                    /* our end, or -1 */
@@ -44,6 +46,7 @@ int stub_remove(struct remote *r, struct err *e);
 int stub_poke_syscall(struct rthread *t, const char *name, int64_t *ret, uint64_t nr, uint64_t a0,
 		      uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5,
 		      struct err *e);
+void stub_clear_tramp(struct remote *r);
 gaddr stub_slot(const struct rthread *t);
 int stub_enter(struct rthread *t, gaddr cur, gaddr end, struct err *e);
 int stub_wait_done(struct rthread *t, struct err *e);

@@ -30,11 +30,33 @@ struct grange remote_stub(const struct remote *r)
 
 /* ---- one system call by hand, before there is a stub and after ---- */
 
+#define VDSO_MAX 32768
+
+/* The vDSO gives a `syscall` instruction, and padding for the trampoline. */
+static bool look_in_vdso(struct remote *r, gaddr vdso)
+{
+	_cleanup_free_ uint8_t *image = xmalloc(VDSO_MAX);
+	struct err ignored = ERR_INIT;
+	size_t n = 0;
+
+	while (n < VDSO_MAX && remote_read(r, vdso + n, image + n, PAGE_SIZE, &ignored) == 0 &&
+	       (n == 0 || memcmp(image + n, "\177ELF", 4)))
+		n += PAGE_SIZE;
+	long at = arch_find_syscall(image, n);
+	if (at < 0)
+		return false;
+	r->syscall_insn = vdso + (uint64_t)at;
+	/* only as far as the image goes: what lies behind it may be another mapping */
+	size_t pages = arch_image_size(image, n);
+	long pad = arch_find_padding(image, pages, ARCH_TRAMP_MAX);
+	r->tramp = pad < 0 ? 0 : vdso + (uint64_t)pad;
+	return true;
+}
+
 static int find_syscall_insn(struct remote *r, struct err *e)
 {
 	char path[64];
 	_cleanup_(buf_free) struct buf auxv = { 0 };
-	uint8_t image[8192];
 
 	snprintf(path, sizeof(path), "/proc/%d/auxv", r->pid);
 	int ret = io_slurp_at(AT_FDCWD, path, &auxv, e);
@@ -44,25 +66,42 @@ static int find_syscall_insn(struct remote *r, struct err *e)
 		uint64_t pair[2];
 
 		memcpy(pair, auxv.at + i, 16);
-		if (pair[0] != AT_SYSINFO_EHDR || remote_read(r, pair[1], image, 4096, e) < 0)
-			continue;
-		size_t n = 4096;
-		if (remote_read(r, pair[1] + 4096, image + 4096, 4096, e) == 0)
-			n = 8192;
-		long at = arch_find_syscall(image, n);
-		if (at >= 0) {
-			r->syscall_insn = pair[1] + (uint64_t)at;
-			err_clear(e);
+		if (pair[0] == AT_SYSINFO_EHDR && look_in_vdso(r, pair[1]))
 			return 0;
-		}
 	}
 	vec_each(&r->thread, t)
 		if ((long long)(*t)->regs.orig_rax >= 0) {
 			r->syscall_insn = (*t)->regs.rip - 2;
-			err_clear(e);
 			return 0;
 		}
 	return err_say(e, ENOTSUP, "task %d: no system call instruction found (no vDSO)", r->pid);
+}
+
+/* Where the thread runs its system call: with a way back in the trampoline, should we die. */
+static int place_call(struct rthread *t, gaddr *insn, struct err *e)
+{
+	uint8_t code[ARCH_TRAMP_MAX];
+	struct remote *r = t->of;
+
+	*insn = r->syscall_insn;
+	if (!r->tramp || r->is_shell)
+		return 0;
+	size_t n = arch_trampoline(t, code);
+	int ret = remote_write(r, r->tramp, code, n, e);
+	r->tramp_used = true;
+	*insn = r->tramp;
+	return ret;
+}
+
+/* The padding is zero again; no thread is in it any more. */
+void stub_clear_tramp(struct remote *r)
+{
+	static const uint8_t zero[ARCH_TRAMP_MAX];
+	struct err ignored = ERR_INIT;
+
+	if (r->tramp_used)
+		remote_write(r, r->tramp, zero, sizeof(zero), &ignored);
+	r->tramp_used = false;
 }
 
 static int step_to_syscall_stop(struct rthread *t, struct err *e)
@@ -100,9 +139,14 @@ int stub_poke_syscall(struct rthread *t, const char *name, int64_t *result, uint
 
 	if (!t->of->syscall_insn && (ret = find_syscall_insn(t->of, e)) < 0)
 		return ret;
+	gaddr insn;
+	if ((ret = place_call(t, &insn, e)) < 0)
+		return ret;
 	t->touched = true;
-	arch_regs_for_syscall(&regs, t->of->syscall_insn, v);
-	if ((ret = thread_set_regs(t, &regs, e)) < 0 || (ret = step_to_syscall_stop(t, e)) < 0 ||
+	arch_regs_for_syscall(&regs, insn, v);
+	/* in this order: the trampoline puts the mask back */
+	if ((ret = thread_set_regs(t, &regs, e)) < 0 || (ret = thread_set_mask(t, ~0ull, e)) < 0 ||
+	    (ret = step_to_syscall_stop(t, e)) < 0 ||
 	    (ret = step_to_syscall_stop(t, e)) < 0)
 		return ret;
 	errno = 0;
@@ -215,9 +259,6 @@ int stub_inject(struct remote *r, struct err *e)
 	int64_t at;
 	int ret;
 
-	if ((ret = thread_set_mask(t, ~0ull, e)) < 0)
-		return ret;
-	t->touched = true;
 	ret = stub_poke_syscall(t, "mmap", &at, SYS_mmap, 0, STUB_SIZE,
 				PROT_READ | PROT_WRITE | PROT_EXEC,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0, e);
@@ -302,8 +343,6 @@ int stub_remove(struct remote *r, struct err *e)
 
 	if (ret == 0 && !t->stopped)
 		ret = thread_interrupt(t, e);
-	if (ret == 0 && t->touched == false)
-		ret = thread_set_mask(t, ~0ull, e);
 	if (ret == 0 && r->guest_sock >= 0)
 		ret = stub_poke_syscall(t, "close", &ignored, SYS_close, (uint64_t)r->guest_sock, 0, 0,
 					0, 0, 0, e);

@@ -80,9 +80,7 @@ int remote_sweep(pid_t pid, struct err *e)
 		remote_release(r);
 		return err_say(e, EBUSY, "task %d still runs what was injected into it", pid);
 	}
-	if ((ret = thread_set_mask(t, ~0ull, e)) == 0)
-		ret = stub_poke_syscall(t, "munmap", &ignored, SYS_munmap, stub, STUB_SIZE, 0, 0, 0, 0, e);
-	t->touched = true;
+	ret = stub_poke_syscall(t, "munmap", &ignored, SYS_munmap, stub, STUB_SIZE, 0, 0, 0, 0, e);
 	remote_release(r);
 	return ret;
 }

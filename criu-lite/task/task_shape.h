@@ -47,7 +47,7 @@ int shape_mm_fields(struct task *t, struct kind_restore *c, const struct img_set
 		    struct err *e);
 int shape_fs(struct task *t, struct kind_restore *c, const struct img_set *set, struct err *e);
 
-/* Shells take precedence over other work of this host until their state is applied (SCHED_FIFO). */
+/* Shells take precedence over other work of this host until their state is applied (niceness). */
 void shape_hurry(struct shape *s);
 
 /* The processes run (after task_state_arm), or die. */

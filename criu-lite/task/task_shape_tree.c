@@ -9,9 +9,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -479,11 +479,10 @@ int shape_zombies(struct shape *s, const struct img_set *set, struct err *e)
 
 void shape_hurry(struct shape *s)
 {
-	const struct sched_param p = { .sched_priority = 1 };
-
+	/* not SCHED_FIFO: that takes the timer slack away, and their threads would inherit it */
 	vec_each(&s->task, it)
 		if ((*it)->task.remote)
-			sched_setscheduler((*it)->task.pid, SCHED_FIFO, &p);
+			setpriority(PRIO_PROCESS, (id_t)(*it)->task.pid, -20);
 }
 
 static void shape_forget(struct shape *s)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "remote_arch.h"
 
+#include <elf.h>
 #include <string.h>
 #include <sys/ucontext.h>
 
@@ -144,6 +145,57 @@ long arch_find_syscall(const uint8_t *p, size_t n)
 		if (p[i] == 0x0f && p[i + 1] == 0x05)
 			return (long)i;
 	return -1;
+}
+
+size_t arch_trampoline(const struct rthread *t, uint8_t out[ARCH_TRAMP_MAX])
+{
+	size_t len = (size_t)(remote_tramp_end - remote_tramp_code);
+	struct user_regs_struct r = t->regs;
+
+	arch_rewind_syscall(&r, t->syscall_nr);
+	const uint64_t data[] = {
+		t->sigmask, r.eflags, r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10,
+		r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rip,
+	};
+	_Static_assert(sizeof(data) == 152, "as in stub.S");
+	memcpy(out, remote_tramp_code, len);
+	memcpy(out + (remote_tramp_data - remote_tramp_code), data, sizeof(data));
+	return len;
+}
+
+size_t arch_image_size(const uint8_t *p, size_t n)
+{
+	Elf64_Ehdr eh;
+	size_t end = 0;
+
+	if (n < sizeof(eh))
+		return 0;
+	memcpy(&eh, p, sizeof(eh));
+	for (size_t i = 0; i < eh.e_phnum; i++) {
+		Elf64_Phdr ph;
+
+		if (eh.e_phoff > n || (i + 1) * sizeof(ph) > n - eh.e_phoff)
+			break;
+		memcpy(&ph, p + eh.e_phoff + i * sizeof(ph), sizeof(ph));
+		if (ph.p_type == PT_LOAD && ph.p_offset + ph.p_filesz > end)
+			end = ph.p_offset + ph.p_filesz;
+	}
+	/* section headers and what else follows up to the end of the page are not loaded, but are there */
+	end = (end + 4095) & ~4095ul;
+	return end < n ? end : n;
+}
+
+long arch_find_padding(const uint8_t *p, size_t n, size_t len)
+{
+	size_t code = (size_t)(remote_tramp_data - remote_tramp_code), zeros = 0;
+
+	for (size_t at = 0; at + len <= n; at += 16)
+		if (!memcmp(p + at, remote_tramp_code, code))
+			return (long)at; /* of one that was killed */
+	while (zeros < n && p[n - 1 - zeros] == 0)
+		zeros++;
+	size_t at = (n - zeros + 15) & ~15ul;
+	return at + len <= n ? (long)at : -1;
 }
 
 void arch_jump_to_stub(void *code, void *slot)

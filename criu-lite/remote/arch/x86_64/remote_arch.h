@@ -6,6 +6,17 @@
 #include "stub_layout.h"
 
 extern const uint8_t remote_stub_code[], remote_stub_code_end[];
+extern const uint8_t remote_tramp_code[], remote_tramp_data[], remote_tramp_end[];
+
+/* The trampoline for a thread: it returns to where the thread was found. `size`: room in out; returns
+ * its length. Room that long is looked for in the vDSO. */
+#define ARCH_TRAMP_MAX 512
+size_t arch_trampoline(const struct rthread *t, uint8_t out[ARCH_TRAMP_MAX]);
+/* Whole pages of an ELF image in memory (n: bytes at hand). */
+size_t arch_image_size(const uint8_t *p, size_t n);
+/* Offset of `len` bytes for a trampoline (16-byte aligned): zeros at the end of an image, or where
+ * one stands that was left behind; or -1. */
+long arch_find_padding(const uint8_t *p, size_t n, size_t len);
 
 /* Registers that make a stopped thread enter the stub with this slot. */
 void arch_regs_for_stub(struct user_regs_struct *r, gaddr code, gaddr slot);

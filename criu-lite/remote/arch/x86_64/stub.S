@@ -55,4 +55,45 @@ remote_stub_code:
 	syscall
 	ud2
 remote_stub_code_end:
+
+/*
+ * The trampoline: one system call by hand before there is a stub, and after. It stands in the zero
+ * padding of the vDSO. While we live, ptrace takes over at the exit of the first system call; if we
+ * have died, it goes on and puts everything back: signal mask, flags, registers.
+ */
+	.balign 16
+	.globl remote_tramp_code
+	.globl remote_tramp_data
+	.globl remote_tramp_end
+remote_tramp_code:
+	syscall
+	mov	$14, %eax		/* rt_sigprocmask(SIG_SETMASK) */
+	mov	$2, %edi
+	lea	9f(%rip), %rsi
+	xor	%edx, %edx
+	mov	$8, %r10d
+	syscall
+	lea	9f+8(%rip), %rsp
+	popfq
+	mov	9f+16(%rip), %r15
+	mov	9f+24(%rip), %r14
+	mov	9f+32(%rip), %r13
+	mov	9f+40(%rip), %r12
+	mov	9f+48(%rip), %rbp
+	mov	9f+56(%rip), %rbx
+	mov	9f+64(%rip), %r11
+	mov	9f+72(%rip), %r10
+	mov	9f+80(%rip), %r9
+	mov	9f+88(%rip), %r8
+	mov	9f+96(%rip), %rax
+	mov	9f+104(%rip), %rcx
+	mov	9f+112(%rip), %rdx
+	mov	9f+120(%rip), %rsi
+	mov	9f+128(%rip), %rdi
+	mov	9f+136(%rip), %rsp
+	jmp	*9f+144(%rip)
+	.balign 8
+remote_tramp_data:
+9:	.zero	152			/* mask, flags, the registers in that order, rip */
+remote_tramp_end:
 	.section .note.GNU-stack, "", @progbits
