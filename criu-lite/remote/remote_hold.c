@@ -150,10 +150,13 @@ static void reap_others(struct remote *r)
 
 		if ((*t)->dead || (*t)->tid == r->pid)
 			continue;
-		if (waitid(P_PID, (id_t)(*t)->tid, &info, WEXITED | WNOHANG | __WALL) == 0 && info.si_pid) {
-			(*t)->dead = true;
-			(*t)->stopped = (*t)->live = false;
-		}
+		/* of a tracee, stops are told too, asked for or not: they stay */
+		if (waitid(P_PID, (id_t)(*t)->tid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0 ||
+		    !info.si_pid || info.si_code == CLD_TRAPPED || info.si_code == CLD_STOPPED)
+			continue;
+		waitid(P_PID, (id_t)(*t)->tid, &info, WEXITED | WNOHANG | __WALL);
+		(*t)->dead = true;
+		(*t)->stopped = (*t)->live = false;
 	}
 }
 
