@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Executes itself again and again, also from a thread that is not the leader: same pid, other
- * memory. The n-th image knows its number and the pid from its arguments, keeps an open pipe with a
+ * Executes itself again and again, also from a thread that is not the leader, with others that
+ * stand by: same pid, other memory. The n-th image knows its number and the pid from its arguments, keeps an open pipe with a
  * word in it and a pending signal through the change, and has memory of its own to check.
  */
 #include "victim.h"
@@ -19,6 +19,14 @@ static void *exec_again(void *arg)
 	args[3] = number;
 	execv("/proc/self/exe", args);
 	v_fail("execv: %s", strerror(errno));
+	return arg;
+}
+
+/* Killed by the exec of another thread. */
+static void *bystander(void *arg)
+{
+	for (;;)
+		pause();
 	return arg;
 }
 
@@ -79,7 +87,10 @@ int main(int argc, char **argv)
 		v_remember();
 		v_ok();
 	}
-	if (n % 5 == 0)
+	if (n % 5 == 0) {
+		for (i = 0; i < n / 5 % 4; i++)
+			v_thread(bystander, NULL);
 		pthread_join(v_thread(exec_again, NULL), NULL);
+	}
 	exec_again(NULL);
 }
