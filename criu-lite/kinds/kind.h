@@ -167,7 +167,8 @@ int kind_finish(struct kind_restore *c, struct err *e);
 /* dump: fe and everything below it come from malloc, as it is released with
  * protobuf_c_message_free_unpacked(). The caller has set fe->id and fe->type; the kind hangs in
  * its message (id, flags and what it has). `fown` may be left NULL: the caller fills it, and gives
- * the owner back after finish. */
+ * the owner back after finish. KIND_PUT_LATER: fe is the kind's now, `end` puts it. */
+#define KIND_PUT_LATER 1
 struct kind {
 	const char *name;                            /* "eventfd", for errors */
 	FdTypes type;                                /* in FileEntry */

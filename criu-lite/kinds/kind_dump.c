@@ -177,6 +177,8 @@ static int dump_entry(struct kind_dump *c, const struct kind *k, const struct fd
 	fe->type = k->type;
 	fe->id = v->id;
 	int ret = k->dump(c, v, fe, e);
+	if (ret == KIND_PUT_LATER)
+		return 0;
 	if (!ret) {
 		FownEntry **fown = kind_fown_slot(fe);
 

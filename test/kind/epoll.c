@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kind_test.h"
 
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #define FIRST 300   /* numbers of the test's descriptors: 300, 301, ... */
 
@@ -133,8 +135,10 @@ static void inside_a_shell(void **state)
 	trip_begin(&t);
 	for (int i = 0; i <= N; i++)
 		assert_ok(&t, trip_dump(&t, FIRST + i));
+	assert_ok(&t, kind_dump_end(t.d, &t.e));
 	assert_ok(&t, trip_carry(&t));
 	assert_ok(&t, remote_shell(&r, 0, 0, NULL, 0, &t.e));
+	kind_set_process(t.r, getpid(), r);
 	for (int i = 0; i <= N; i++) {
 		int fd = trip_fd(&t, FIRST + i);
 
@@ -154,6 +158,100 @@ static void inside_a_shell(void **state)
 	leave(&t, N + 1);
 }
 
+/* Shares the epoll FIRST and has an eventfd of its own at FIRST + 1, watched, too. */
+static pid_t sharer(int ep)
+{
+	int ready[2];
+	char byte;
+
+	assert_return_code(pipe(ready), errno);
+	pid_t pid = fork();
+	assert_return_code(pid, errno);
+	if (pid == 0) {
+		dup2(eventfd(1, 0), FIRST + 1);
+		watch(ep, FIRST + 1, EPOLLIN, 2);
+		close(FIRST + 2);
+		close(ready[0]);
+		assert_int_equal(write(ready[1], "", 1), 1);
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	close(ready[1]);
+	return pid;
+}
+
+/* Members are met in any of the holders, in whatever order these come, and nowhere else. */
+static void dump_shared(struct trip *t, int ep, pid_t child, bool child_first)
+{
+	trip_begin(t);
+	if (child_first)
+		assert_ok(t, trip_dump_of(t, child, ep, ep));
+	for (int i = 0; i < 3; i++)
+		assert_ok(t, trip_dump(t, FIRST + i));
+	if (!child_first)
+		assert_ok(t, trip_dump_of(t, child, ep, ep));
+	assert_ok(t, kind_dump_end(t->d, &t->e));
+	assert_ok(t, trip_carry(t));
+}
+
+static void shared_after_fork(void **state)
+{
+	for (int child_first = 0; child_first < 2; child_first++) {
+		struct trip t = { 0 };
+		struct remote *r = NULL;
+		struct epoll_event ev[4];
+		int ep = at(epoll_create1(0), FIRST), a = at(eventfd(0, 0), FIRST + 1);
+		int b = at(eventfd(1, 0), FIRST + 2);
+
+		watch(ep, a, EPOLLIN, 1);
+		watch(ep, b, EPOLLIN, 3);
+		pid_t child = sharer(ep);
+		assert_ok(&t, trip_check_of(&t, child, ep, ep));
+		assert_true(kind_dump_end(t.d, &t.e) < 0);
+		err_clear(&t.e);
+		assert_ok(&t, trip_check(&t, ep));
+		assert_true(kind_dump_end(t.d, &t.e) < 0);
+		assert_says(&t, "301, which is another file now");
+		err_clear(&t.e);
+		dump_shared(&t, ep, child, child_first);
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+		for (int i = 0; i < 3; i++)
+			close(FIRST + i);
+		assert_ok(&t, remote_shell(&r, 0, 0, NULL, 0, &t.e));
+		kind_set_process(t.r, child, r);
+		for (int i = 0; i < 3; i++) {
+			assert_int_equal(dup2(trip_fd(&t, FIRST + i), FIRST + i), FIRST + i);
+			kind_hold(t.r, trip_id(&t, FIRST + i),
+				  (struct kind_holder){ NULL, FIRST + i });
+		}
+		struct remote_fd put[] = { { ep, ep, 0 }, { eventfd(1, 0), FIRST + 1, 0 } };
+		assert_ok(&t, remote_fd_put(r, put, 2, &t.e));
+		kind_hold(t.r, trip_id(&t, ep), (struct kind_holder){ r, ep });
+		assert_ok(&t, kind_finish(t.r, &t.e));
+		close(put[1].local);
+		/* `a` is silent, the child's and `b` are not. */
+		assert_int_equal(epoll_wait(ep, ev, 4, 0), 2);
+		assert_int_equal(ev[0].data.u64 + ev[1].data.u64, 5);
+		assert_return_code(epoll_ctl(ep, EPOLL_CTL_DEL, a, NULL), errno);
+		assert_return_code(epoll_ctl(ep, EPOLL_CTL_DEL, b, NULL), errno);
+		assert_int_equal(epoll_wait(ep, ev, 4, 0), 1);
+		assert_int_equal(ev[0].data.u64, 2);
+		remote_kill(r);
+		leave(&t, 3);
+	}
+}
+
+static void refused(struct trip *t, int ep, const char *why)
+{
+	assert_ok(t, trip_check(t, ep));
+	assert_true(kind_dump_end(t->d, &t->e) < 0);
+	assert_says(t, why);
+	err_clear(&t->e);
+}
+
 static void stale_numbers_are_refused(void **state)
 {
 	struct trip t = { 0 };
@@ -161,15 +259,11 @@ static void stale_numbers_are_refused(void **state)
 
 	watch(ep, a, EPOLLIN, 1);
 	close(a);
-	assert_true(trip_check(&t, ep) < 0);
-	assert_says(&t, "which is closed");
-	err_clear(&t.e);
+	refused(&t, ep, "which is closed");
 	assert_int_equal(eventfd(0, 0), a);
-	assert_true(trip_check(&t, ep) < 0);
-	assert_says(&t, "another file");
-	err_clear(&t.e);
+	refused(&t, ep, "another file");
 	watch(ep, a, EPOLLIN, 2);
-	assert_true(trip_check(&t, ep) < 0);
+	refused(&t, ep, "another file");
 	close(a);
 	close(other);
 	close(ep);
@@ -185,6 +279,7 @@ int main(void)
 		cmocka_unit_test(members),
 		cmocka_unit_test(oneshot_that_fired),
 		cmocka_unit_test(inside_a_shell),
+		cmocka_unit_test(shared_after_fork),
 		cmocka_unit_test(stale_numbers_are_refused),
 	};
 

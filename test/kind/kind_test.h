@@ -42,6 +42,7 @@ static inline int trip_check_of(struct trip *t, pid_t pid, int fd, int local)
 		t->d = kind_dump_new(&t->opts);
 	if (kind_view(pid, fd, local, &v, &t->e) < 0)
 		return -t->e.code;
+	v.id = trip_id(t, fd);
 	int ret = kind_check(t->d, &v, &t->e);
 	kind_view_free(&v);
 	return ret;
