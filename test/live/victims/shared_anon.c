@@ -44,9 +44,9 @@ static void work(int self)
 		v_page_fill(private + i * V_PAGE, 10000 + self * 1000 + i);
 	for (;;) {
 		turn = board->turn;
+		if (board->stop)
+			return;
 		if (turn % TASKS != (unsigned int)self) {
-			if (board->stop)
-				return;
 			v_sleep_ms(1);
 			continue;
 		}
@@ -57,11 +57,10 @@ static void work(int self)
 			v_page_fill(through_memfd + i * V_PAGE, board->seed[i] + 1);
 		}
 		board->beats[self]++;
-		board->turn++;
+		/* Before the next may begin to write: the others check everything when they stop. */
 		if (self == 0 && v_stopping())
 			board->stop = true;
-		if (board->stop)
-			return;
+		board->turn++;
 	}
 }
 
