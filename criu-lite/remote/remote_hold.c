@@ -86,10 +86,10 @@ uint64_t remote_options(void)
 	return PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
 }
 
-/* Whether it is a zombie, and how many threads its process has. False: it is gone. */
-static bool look_at(pid_t tid, bool *zombie, int *threads)
+/* Its state, and how many threads its process has. False: it is gone. */
+static bool look_at(pid_t tid, char *state, int *threads)
 {
-	char path[64], state = 'X';
+	char path[64];
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
 
@@ -97,30 +97,30 @@ static bool look_at(pid_t tid, bool *zombie, int *threads)
 	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
 		return false;
 	const char *rest = strrchr((char *)b.at, ')');
+	*state = 'X';
 	*threads = 0;
 	if (rest) /* field 3; field 20 */
 		sscanf(rest, ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d",
-		       &state, threads);
-	*zombie = state == 'Z' || state == 'X';
+		       state, threads);
 	return true;
 }
 
 /* A thread that is exiting refuses with EPERM. */
 static bool is_dying(pid_t tid)
 {
-	bool zombie;
+	char state;
 	int threads;
 
-	return !look_at(tid, &zombie, &threads) || zombie;
+	return !look_at(tid, &state, &threads) || state == 'Z' || state == 'X';
 }
 
 /* When another thread calls exec, the main thread dies and the other takes its place and pid. */
 static bool lives_on(pid_t pid)
 {
-	bool zombie;
+	char state;
 	int threads;
 
-	return look_at(pid, &zombie, &threads) && (!zombie || threads > 1);
+	return look_at(pid, &state, &threads) && ((state != 'Z' && state != 'X') || threads > 1);
 }
 
 static int seize(pid_t tid)
@@ -337,7 +337,6 @@ static int seize_new(struct remote *r, size_t *fresh, struct err *e)
 
 static void drop_dead(struct remote *r)
 {
-
 	size_t keep = 0;
 
 	vec_each(&r->thread, t) {
@@ -434,7 +433,6 @@ static int hold_once(struct remote **out, pid_t pid, volatile unsigned *ticks, s
 
 int remote_hold(struct remote **out, pid_t pid, struct err *e)
 {
-
 	volatile unsigned ticks = 0;
 	timer_t timer;
 	int ret;
@@ -456,6 +454,21 @@ int remote_hold(struct remote **out, pid_t pid, struct err *e)
 
 void remote_leave_stopped(struct remote *r) { r->leave_stopped = true; }
 
+/* The signal is taken on the way out of the kernel: not at once, if others have the CPU. */
+#define STOPPED_LIMIT_NS 1000000000u
+
+static void wait_stopped(const struct remote *r)
+{
+	uint64_t until = io_now_ns() + STOPPED_LIMIT_NS;
+	char state;
+	int threads;
+
+	vec_each(&r->thread, t)
+		while (!(*t)->dead && look_at((*t)->tid, &state, &threads) && !strchr("TZX", state) &&
+		       io_now_ns() < until)
+			nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
+}
+
 void remote_release(struct remote *r)
 {
 	struct err e = ERR_INIT;
@@ -472,7 +485,8 @@ void remote_release(struct remote *r)
 		if (t->touched || r->is_shell) {
 			struct iovec v = { t->xstate, t->xstate_len };
 
-			if (thread_set_regs(t, &t->regs, &e) < 0 || thread_set_mask(t, t->sigmask, &e) < 0)
+			/* in this order: with us dead in between, the trampoline does both */
+			if (thread_set_mask(t, t->sigmask, &e) < 0 || thread_set_regs(t, &t->regs, &e) < 0)
 				log_warn("task %d: %s", r->pid, e.text);
 			if (r->is_shell && t->xstate &&
 			    ptrace(PTRACE_SETREGSET, t->tid, NT_X86_XSTATE, &v) < 0)
@@ -488,6 +502,8 @@ void remote_release(struct remote *r)
 		if (!(*it)->dead && ptrace(PTRACE_DETACH, (*it)->tid, 0, 0) < 0 && errno != ESRCH)
 			log_warn("task %d: detach from thread %d: %s", r->pid, (*it)->tid,
 				 strerror(errno));
+	if (r->leave_stopped)
+		wait_stopped(r);
 	remote_free(r);
 }
 

@@ -222,7 +222,6 @@ class Case:
     """The whole tree is woken after it; a child that was stopped before stays as it was."""
     before = self.stopped_pids()
     self.run_tool(self.a, "dump", "-t", self.pid, "-D", self.images(), "-s", *self.extra)
-    time.sleep(0.1)
     stopped = self.stopped_pids()
     if self.pid not in stopped:
       raise Failed("dump -s did not leave it stopped: " + self.describe(self.a))
