@@ -189,7 +189,6 @@ static void tables(const struct cmd *c, struct option *longs, char *shorts)
 {
 	size_t n = 0;
 
-	*shorts++ = '+';
 	*shorts++ = ':';
 	for (size_t i = 0; i < ROWS; i++) {
 		const struct option_row *r = &rows[i];

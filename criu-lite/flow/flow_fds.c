@@ -7,10 +7,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "flow_guest.h"
 #include "log.h"
@@ -186,4 +191,26 @@ int guest_fds_capture(struct guest *g, struct task *t, struct img_set *set, stru
 		ret = capture_fd(g, t, fds.at[i], set, e);
 	vec_free(&fds);
 	return ret;
+}
+
+void guest_fds_hang_up(struct task *t)
+{
+	char path[64];
+	struct err ignored = ERR_INIT;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", t->pid);
+	_cleanup_closedir_ DIR *d = opendir(path);
+	for (struct dirent *de; d && (de = readdir(d));) {
+		char link[32] = "";
+		struct tcp_info info;
+		socklen_t n = sizeof(info);
+
+		if (readlinkat(dirfd(d), de->d_name, link, sizeof(link) - 1) < 0 ||
+		    strncmp(link, "socket:", 7))
+			continue;
+		_cleanup_close_ int fd = remote_fd_get(t->remote, atoi(de->d_name), &ignored);
+		if (fd >= 0 && getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) == 0 &&
+		    info.tcpi_state != TCP_LISTEN)
+			shutdown(fd, SHUT_RDWR);
+	}
 }

@@ -12,8 +12,8 @@
 
 #include "task.h"
 
-#define TRIES 20
-#define PAUSE_NS 50000000
+#define TRIES 9
+#define PAUSE_NS 1000000   /* the first; each is twice as long */
 
 static void sweep(pid_t root)
 {
@@ -23,7 +23,7 @@ static void sweep(pid_t root)
 
 	/* threads may still be on their way out of the stub */
 	for (int i = 0; !clean && i < TRIES; i++) {
-		nanosleep(&(struct timespec){ .tv_nsec = PAUSE_NS }, NULL);
+		nanosleep(&(struct timespec){ .tv_nsec = (long)PAUSE_NS << i }, NULL);
 		if (task_tree_scan(&t, root, &e) < 0)
 			break;
 		clean = true;

@@ -306,7 +306,9 @@ int guest_skeleton(struct guest *g, struct img_set *set, struct err *e)
 			ret = put_all(g, false, set, e);
 		if (ret == 0)
 			return 0;
-		if ((ret != -ESRCH && ret != -EAGAIN && ret != -ENOENT) || tries == LOOKS_MAX)
+		/* -EBADMSG: text of /proc that changed while it was read */
+		if ((ret != -ESRCH && ret != -EAGAIN && ret != -ENOENT && ret != -EBADMSG) ||
+		    tries == LOOKS_MAX)
 			return ret;
 		if (!root_lives(g))
 			return err_say(e, ESRCH, "the guest (pid %d) has exited", g->o->pid);
@@ -361,7 +363,16 @@ void guest_unpin(struct guest *g)
 			remote_unpin((*t)->remote);
 }
 
-void guest_kill(struct guest *g) { task_tree_kill(&g->tree); }
+void guest_kill(struct guest *g)
+{
+	/* Its connections end now, not when a big address space has been freed: whoever waits for
+	 * an answer is to look for the new place. */
+	if (g->o->kinds.tcp_close)
+		vec_each(&g->tree.task, t)
+			if ((*t)->remote)
+				guest_fds_hang_up(*t);
+	task_tree_kill(&g->tree);
+}
 
 void guest_put_inventory(const struct guest *g, struct img_set *set)
 {

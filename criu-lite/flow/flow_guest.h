@@ -101,6 +101,8 @@ int guest_fds_check(struct guest *g, struct task *t, struct err *e);
 /* Puts what the target can look for beforehand, into the set of the skeleton. */
 int guest_fds_preview(struct guest *g, struct err *e);
 int guest_fds_capture(struct guest *g, struct task *t, struct img_set *set, struct err *e);
+/* Ends the TCP connections of a task that is about to be killed. */
+void guest_fds_hang_up(struct task *t);
 void guest_fds_forget(struct guest *g);
 /* The id of a description by one of its descriptors, the first time it is seen a new one. */
 uint32_t guest_fd_id(void *guest, pid_t pid, int fd);

@@ -5,6 +5,10 @@
 #include "remote.h"
 #include "remote_arch.h"
 
+/* Where the stub lives in a guest: a place of its own, where no program has anything, so that a
+ * mapping of that size there is known to be ours even before the code is in it. */
+#define STUB_HOME 0x2f00c0de0000ull
+
 struct remote {
 	pid_t pid;
 	int pidfd;
@@ -46,6 +50,8 @@ int stub_remove(struct remote *r, struct err *e);
 int stub_poke_syscall(struct rthread *t, const char *name, int64_t *ret, uint64_t nr, uint64_t a0,
 		      uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4, uint64_t a5,
 		      struct err *e);
+/* Finds the system call instruction and the trampoline's place. */
+int stub_look_in_vdso(struct remote *r, struct err *e);
 void stub_clear_tramp(struct remote *r);
 gaddr stub_slot(const struct rthread *t);
 int stub_enter(struct rthread *t, gaddr cur, gaddr end, struct err *e);

@@ -53,7 +53,7 @@ static bool look_in_vdso(struct remote *r, gaddr vdso)
 	return true;
 }
 
-static int find_syscall_insn(struct remote *r, struct err *e)
+int stub_look_in_vdso(struct remote *r, struct err *e)
 {
 	char path[64];
 	_cleanup_(buf_free) struct buf auxv = { 0 };
@@ -137,7 +137,7 @@ int stub_poke_syscall(struct rthread *t, const char *name, int64_t *result, uint
 	const uint64_t v[7] = { nr, a0, a1, a2, a3, a4, a5 };
 	int ret;
 
-	if (!t->of->syscall_insn && (ret = find_syscall_insn(t->of, e)) < 0)
+	if (!t->of->syscall_insn && (ret = stub_look_in_vdso(t->of, e)) < 0)
 		return ret;
 	gaddr insn;
 	if ((ret = place_call(t, &insn, e)) < 0)
@@ -253,15 +253,25 @@ int stub_boot(struct remote *r, struct err *e)
 	return stub_wait_done(t, e);
 }
 
+static int map_stub(struct rthread *t, gaddr where, uint64_t flags, int64_t *at, struct err *e)
+{
+	return stub_poke_syscall(t, "mmap", at, SYS_mmap, where, STUB_SIZE,
+				 PROT_READ | PROT_WRITE | PROT_EXEC,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, (uint64_t)-1, 0,
+				 e);
+}
+
 int stub_inject(struct remote *r, struct err *e)
 {
 	struct rthread *t = r->thread.at[0];
 	int64_t at;
 	int ret;
 
-	ret = stub_poke_syscall(t, "mmap", &at, SYS_mmap, 0, STUB_SIZE,
-				PROT_READ | PROT_WRITE | PROT_EXEC,
-				MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0, e);
+	ret = map_stub(t, STUB_HOME, MAP_FIXED_NOREPLACE, &at, e);
+	if (ret == -EEXIST) { /* a task that shares its memory with another that we hold */
+		err_clear(e);
+		ret = map_stub(t, 0, 0, &at, e);
+	}
 	if (ret < 0)
 		return ret;
 	r->stub = (gaddr)at;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * After us. A criu-lite that is killed leaves its stub's mapping in the guest: the dead-man tail
- * runs in it and cannot unmap it. It is known by its size and its code.
+ * runs in it and cannot unmap it. It is known by its size, and its place or its code.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +44,7 @@ static gaddr find_stub(pid_t pid)
 			*next++ = '\0';
 		if (sscanf(line, "%lx-%lx %7s", &start, &end, prot) == 3 && !strcmp(prot, "rwxp") &&
 		    end - start >= STUB_SIZE) {
-			if (is_stub(mem, start))
+			if (is_stub(mem, start) || (start == STUB_HOME && end - start == STUB_SIZE))
 				return start;
 			if (is_stub(mem, end - STUB_SIZE))
 				return end - STUB_SIZE;
@@ -54,33 +54,97 @@ static gaddr find_stub(pid_t pid)
 	return 0;
 }
 
-static bool runs_in(struct remote *r, gaddr stub)
+static bool runs_in(const struct rthread *t, gaddr stub)
+{
+	return t->regs.rip >= stub && t->regs.rip < stub + STUB_CODE_SIZE;
+}
+
+/* A thread that was stopped (SIGSTOP) before its tail could run: what the tail would have put back is
+ * in its frame, and the number of the socket in its slot. */
+static int take_back(struct rthread *t, gaddr stub, uint64_t *sock, struct err *e)
+{
+	uint8_t frame[ARCH_FRAME_MIN];
+	gaddr slot = t->regs.rsp;
+	int ret;
+
+	if (slot != stub + STUB_CODE_SIZE && slot != stub + STUB_CODE_SIZE + SLOT_SIZE)
+		return err_say(e, EBUSY, "thread %d is on its way out of the stub", t->tid);
+	if ((ret = remote_read(t->of, slot + SLOT_FRAME, frame, sizeof(frame), e)) < 0 ||
+	    (ret = remote_read(t->of, slot + SLOT_FD, sock, sizeof(*sock), e)) < 0)
+		return ret;
+	arch_from_frame(frame, &t->regs, &t->sigmask);
+	t->syscall_nr = -1;
+	t->touched = true;
+	return 0;
+}
+
+/* The same in the trampoline. */
+static int take_back_from_tramp(struct rthread *t, struct err *e)
+{
+	uint8_t code[ARCH_TRAMP_MAX];
+	struct remote *r = t->of;
+
+	if (!r->tramp || t->regs.rip < r->tramp || t->regs.rip >= r->tramp + sizeof(code))
+		return 0;
+	int ret = remote_read(r, r->tramp, code, sizeof(code), e);
+	if (ret < 0)
+		return ret;
+	arch_from_trampoline(code, &t->regs, &t->sigmask);
+	t->syscall_nr = -1;
+	t->touched = r->tramp_used = true;
+	return 0;
+}
+
+static int clean(struct remote *r, gaddr stub, bool stopped, struct err *e)
 {
 	struct rthread *t;
+	int64_t ignored;
+	uint64_t sock = ~0ull;
+	int ret;
 
-	for (size_t i = 0; (t = remote_thread(r, i)); i++)
-		if (t->regs.rip >= stub && t->regs.rip < stub + STUB_SIZE)
-			return true;
-	return false;
+	if ((ret = stub_look_in_vdso(r, e)) < 0)
+		return ret;
+	for (size_t i = 0; (t = remote_thread(r, i)); i++) {
+		if ((ret = take_back_from_tramp(t, e)) < 0)
+			return ret;
+		if (!runs_in(t, stub))
+			continue;
+		if (!stopped)
+			return err_say(e, EBUSY, "thread %d is on its way out of the stub", t->tid);
+		if ((ret = take_back(t, stub, &sock, e)) < 0)
+			return ret;
+	}
+	t = remote_leader(r);
+	if (sock <= INT32_MAX)
+		stub_poke_syscall(t, "close", &ignored, SYS_close, sock, 0, 0, 0, 0, 0, e);
+	return stub_poke_syscall(t, "munmap", &ignored, SYS_munmap, stub, STUB_SIZE, 0, 0, 0, 0, e);
+}
+
+static bool is_stopped(pid_t pid)
+{
+	char path[64];
+	_cleanup_(buf_free) struct buf b = { 0 };
+	struct err ignored = ERR_INIT;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
+		return false;
+	const char *at = strrchr((char *)b.at, ')');
+	return at && at[1] && at[2] == 'T';
 }
 
 int remote_sweep(pid_t pid, struct err *e)
 {
 	gaddr stub = find_stub(pid);
 	struct remote *r;
-	int64_t ignored;
 	int ret;
 
 	if (!stub)
 		return 0;
+	bool stopped = is_stopped(pid);
 	if ((ret = remote_hold(&r, pid, e)) < 0)
 		return ret;
-	struct rthread *t = remote_leader(r);
-	if (runs_in(r, stub)) {
-		remote_release(r);
-		return err_say(e, EBUSY, "task %d still runs what was injected into it", pid);
-	}
-	ret = stub_poke_syscall(t, "munmap", &ignored, SYS_munmap, stub, STUB_SIZE, 0, 0, 0, 0, e);
+	ret = clean(r, stub, stopped, e);
 	remote_release(r);
 	return ret;
 }

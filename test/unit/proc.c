@@ -118,7 +118,7 @@ static void smaps(void **state)
 
 	assert_int_equal(PARSE(proc_smaps_parse, text, &m, &e), 0);
 	assert_int_equal(m.vma.n, 2);
-	assert_int_equal(m.vma.at[0].vmflags, PROC_VF_GD | PROC_VF_AC);
+	assert_int_equal(m.vma.at[0].vmflags, PROC_VF_GD | PROC_VF_AC | PROC_VF_MW);
 	assert_int_equal(m.vma.at[0].rss, 16384);
 	assert_int_equal(m.vma.at[0].anonymous, 12288);
 	assert_int_equal(m.vma.at[0].swap, 8192);

@@ -134,6 +134,35 @@ size_t arch_signal_frame(const struct rthread *t, gaddr at, uint8_t *out, size_t
 	return len;
 }
 
+void arch_from_frame(const uint8_t frame[ARCH_FRAME_MIN], struct user_regs_struct *r,
+		     uint64_t *sigmask)
+{
+	struct frame f;
+
+	_Static_assert(sizeof(f) <= ARCH_FRAME_MIN, "the frame fits");
+	memcpy(&f, frame, sizeof(f));
+	r->r8 = f.uc.r8;
+	r->r9 = f.uc.r9;
+	r->r10 = f.uc.r10;
+	r->r11 = f.uc.r11;
+	r->r12 = f.uc.r12;
+	r->r13 = f.uc.r13;
+	r->r14 = f.uc.r14;
+	r->r15 = f.uc.r15;
+	r->rdi = f.uc.di;
+	r->rsi = f.uc.si;
+	r->rbp = f.uc.bp;
+	r->rbx = f.uc.bx;
+	r->rdx = f.uc.dx;
+	r->rax = f.uc.ax;
+	r->rcx = f.uc.cx;
+	r->rsp = f.uc.sp;
+	r->rip = f.uc.ip;
+	r->eflags = f.uc.eflags;
+	r->orig_rax = (unsigned long long)-1;
+	*sigmask = f.uc.sigmask;
+}
+
 gaddr arch_frame_altstack(gaddr frame)
 {
 	return frame + __builtin_offsetof(struct frame, uc.stack);
@@ -161,6 +190,33 @@ size_t arch_trampoline(const struct rthread *t, uint8_t out[ARCH_TRAMP_MAX])
 	memcpy(out, remote_tramp_code, len);
 	memcpy(out + (remote_tramp_data - remote_tramp_code), data, sizeof(data));
 	return len;
+}
+
+void arch_from_trampoline(const uint8_t *code, struct user_regs_struct *r, uint64_t *sigmask)
+{
+	uint64_t d[19];
+
+	memcpy(d, code + (remote_tramp_data - remote_tramp_code), sizeof(d));
+	*sigmask = d[0];
+	r->eflags = d[1];
+	r->r15 = d[2];
+	r->r14 = d[3];
+	r->r13 = d[4];
+	r->r12 = d[5];
+	r->rbp = d[6];
+	r->rbx = d[7];
+	r->r11 = d[8];
+	r->r10 = d[9];
+	r->r9 = d[10];
+	r->r8 = d[11];
+	r->rax = d[12];
+	r->rcx = d[13];
+	r->rdx = d[14];
+	r->rsi = d[15];
+	r->rdi = d[16];
+	r->rsp = d[17];
+	r->rip = d[18];
+	r->orig_rax = (unsigned long long)-1;
 }
 
 size_t arch_image_size(const uint8_t *p, size_t n)

@@ -12,6 +12,8 @@ extern const uint8_t remote_tramp_code[], remote_tramp_data[], remote_tramp_end[
  * its length. Room that long is looked for in the vDSO. */
 #define ARCH_TRAMP_MAX 512
 size_t arch_trampoline(const struct rthread *t, uint8_t out[ARCH_TRAMP_MAX]);
+/* And back: what a trampoline that was left behind (ARCH_TRAMP_MAX bytes of it) would put back. */
+void arch_from_trampoline(const uint8_t *code, struct user_regs_struct *r, uint64_t *sigmask);
 /* Whole pages of an ELF image in memory (n: bytes at hand). */
 size_t arch_image_size(const uint8_t *p, size_t n);
 /* Offset of `len` bytes for a trampoline (16-byte aligned): zeros at the end of an image, or where
@@ -27,6 +29,10 @@ void arch_regs_for_syscall(struct user_regs_struct *r, gaddr insn, const uint64_
 /* The signal frame for the dead-man tail: rt_sigreturn puts the thread back to where it was
  * found. `at`: where the frame will be in the guest. Returns its length. */
 size_t arch_signal_frame(const struct rthread *t, gaddr at, uint8_t *out, size_t size);
+/* And back: what that frame would put back (FP state apart, which the stub does not touch). */
+#define ARCH_FRAME_MIN 512
+void arch_from_frame(const uint8_t frame[ARCH_FRAME_MIN], struct user_regs_struct *r,
+		     uint64_t *sigmask);
 /* Where sigaltstack(NULL, ...) must write so that the tail keeps the alternate stack. */
 gaddr arch_frame_altstack(gaddr frame);
 
