@@ -247,6 +247,7 @@ int guest_track(struct guest *g, enum tracker_kind k, struct err *e)
 
 static int look_live(struct guest *g, struct err *e)
 {
+	g->look_pid = guest_last_pid();
 	int ret = task_tree_scan(&g->tree, g->o->pid, e);
 
 	if (ret < 0 || (ret = task_tree_share(&g->tree, e)) < 0)

@@ -37,7 +37,8 @@ struct guest {
 	VEC(struct shm_track *) shm;
 	void *descriptions;          /* flow_fds.c */
 	struct flow_guard guard;
-	int64_t last_pid;            /* of this host, at the last scan: were there forks? */
+	int64_t look_pid;            /* last pid of this host before the last look at the tree, */
+	int64_t last_pid;            /* before that which preceded the last scan; 0: none */
 };
 
 /* Reads the tree and refuses what cannot be done, before anything is touched: not root, no such
@@ -91,6 +92,8 @@ struct guest_scan {
  * been looked at. */
 void guest_scan_begin(struct guest_scan *s, struct guest *g, bool frozen, guest_pages_vec *out);
 void guest_scan_wait(struct guest_scan *s);
+/* The last pid that was given out on this host; -1: not known. */
+int64_t guest_last_pid(void);
 /* Then the shared memory objects that the pass over files and mappings has seen. */
 int guest_scan_end(struct guest_scan *s, struct err *e);
 /* Guard regions that the frozen scan found go into the mm images. */

@@ -178,20 +178,25 @@ static int scan_mm(struct guest *g, struct guest_mm *m, bool frozen, struct scan
 	return tracker_scan_once(m->pid, v, n, s, e);
 }
 
-/* The last pid that was given out here: unchanged means that nobody forked. */
-static bool forked(struct guest *g)
+int64_t guest_last_pid(void)
 {
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
-	int64_t was = g->last_pid;
 
-	g->last_pid = -1;
-	if (io_slurp_at(AT_FDCWD, "/proc/loadavg", &b, &ignored) == 0) {
-		const char *last = strrchr((char *)b.at, ' ');
+	if (io_slurp_at(AT_FDCWD, "/proc/loadavg", &b, &ignored) < 0)
+		return -1;
+	const char *last = strrchr((char *)b.at, ' ');
+	return last ? atoll(last) : -1;
+}
 
-		g->last_pid = last ? atoll(last) : -1;
-	}
-	return was < 0 || g->last_pid < 0 || was != g->last_pid;
+/* Whether there may be, or have been, tasks since the last scan that no tracker watches: not those
+ * that the look at the tree before that scan found, but all that were born after it. */
+static bool forked(struct guest *g)
+{
+	int64_t was = g->last_pid, now = guest_last_pid();
+
+	g->last_pid = g->look_pid;
+	return was <= 0 || now < 0 || was != now;
 }
 
 static int scan_spaces(struct guest_scan *s)
