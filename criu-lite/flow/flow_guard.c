@@ -4,16 +4,51 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "task.h"
+#include "io.h"
+#include "proc_task.h"
 
 #define TRIES 9
 #define PAUSE_NS 1000000   /* the first; each is twice as long */
+
+#define BOARD_TASKS 4000
+
+/* Written by us, read by the guard when we are gone. */
+struct guard_board {
+	atomic_bool over;            /* the list is complete, and its tasks are to end */
+	unsigned n;
+	struct {
+		pid_t pid;
+		uint64_t start_time;
+	} task[BOARD_TASKS];
+};
+
+static bool is_same(pid_t pid, uint64_t start_time)
+{
+	char path[64];
+	_cleanup_(buf_free) struct buf b = { 0 };
+	struct proc_stat st;
+	struct err ignored = ERR_INIT;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	return io_slurp_at(AT_FDCWD, path, &b, &ignored) == 0 &&
+	       proc_stat_parse((char *)b.at, b.n, &st, &ignored) == 0 && st.start_time == start_time;
+}
+
+static void end_all(const struct guard_board *board)
+{
+	for (unsigned i = 0; i < board->n; i++)
+		if (is_same(board->task[i].pid, board->task[i].start_time))
+			kill(board->task[i].pid, SIGKILL);
+}
 
 static void sweep(pid_t root)
 {
@@ -34,7 +69,7 @@ static void sweep(pid_t root)
 	task_tree_free(&t);
 }
 
-static void watch(int line, pid_t root)
+static void watch(int line, pid_t root, const struct guard_board *board)
 {
 	char byte;
 
@@ -43,8 +78,12 @@ static void watch(int line, pid_t root)
 	prctl(PR_SET_NAME, "criu-lite-guard");
 	dup2(line, 0);
 	syscall(SYS_close_range, 1, ~0u, 0);
-	if (read(0, &byte, 1) == 0)
-		sweep(root);
+	if (read(0, &byte, 1) == 0) {
+		if (board->over)
+			end_all(board);
+		else
+			sweep(root);
+	}
 	_exit(0);
 }
 
@@ -52,12 +91,13 @@ int flow_guard_begin(struct flow_guard *g, pid_t root, struct err *e)
 {
 	int line[2];
 
-	if (pipe2(line, O_CLOEXEC) < 0)
-		return err_set(e, errno, "pipe");
+	g->board = mmap(NULL, sizeof(*g->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (g->board == MAP_FAILED || pipe2(line, O_CLOEXEC) < 0)
+		return err_set(e, errno, "guard");
 	g->pid = fork();
 	if (g->pid == 0) {
 		close(line[1]);
-		watch(line[0], root);
+		watch(line[0], root, g->board);
 	}
 	close(line[0]);
 	g->line = line[1];
@@ -66,6 +106,19 @@ int flow_guard_begin(struct flow_guard *g, pid_t root, struct err *e)
 	close(line[1]);
 	g->line = -1;
 	return err_set(e, errno, "fork");
+}
+
+void flow_guard_over(struct flow_guard *g, const struct tree *t)
+{
+	struct guard_board *b = g->board;
+
+	vec_each(&t->task, k) {
+		if (b->n == BOARD_TASKS)
+			break;
+		b->task[b->n].pid = (*k)->pid;
+		b->task[b->n++].start_time = (*k)->start_time;
+	}
+	b->over = true;
 }
 
 void flow_guard_end(struct flow_guard *g)
@@ -78,4 +131,5 @@ void flow_guard_end(struct flow_guard *g)
 	while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	g->pid = 0;
+	munmap(g->board, sizeof(*g->board));
 }

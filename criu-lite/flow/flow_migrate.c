@@ -367,6 +367,7 @@ static int switch_over(struct migration *m, struct err *e)
 	flow_report_thaw(&m->report);
 	flow_hurry(false);
 	if (ret == 0) {
+		flow_guard_over(&m->guest.guard, &m->guest.tree);
 		guest_kill(&m->guest);
 		return 0;
 	}

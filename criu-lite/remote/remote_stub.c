@@ -175,7 +175,7 @@ static int put_frame(struct rthread *t, struct err *e)
 }
 
 struct slot_head {
-	uint64_t fd, cur, end, msg;
+	uint64_t fd, cur, end, msg, pair;
 };
 
 /* Makes a stopped thread enter the stub at the first of calls [cur, end). */
@@ -185,7 +185,7 @@ int stub_enter(struct rthread *t, gaddr cur, gaddr end, struct err *e)
 	struct batch_entry altstack = {
 		.nr = SYS_sigaltstack, .arg = { 0, arch_frame_altstack(slot + SLOT_FRAME) },
 	};
-	struct slot_head head = { (uint64_t)t->of->guest_sock, cur, end, 0 };
+	struct slot_head head = { (uint64_t)t->of->guest_sock, cur, end, 0, ~0ull };
 	struct user_regs_struct regs = t->regs;
 	int ret;
 
@@ -207,7 +207,7 @@ int stub_enter(struct rthread *t, gaddr cur, gaddr end, struct err *e)
 int stub_boot(struct remote *r, struct err *e)
 {
 	struct rthread *t = r->thread.at[0];
-	gaddr calls = stub_slot(t) + SLOT_CALLS, data = stub_slot(t) + SLOT_DATA;
+	gaddr calls = stub_slot(t) + SLOT_CALLS, data = stub_slot(t) + SLOT_PAIR;
 	struct timeval look = { 0, LOOK_US };
 	struct batch_entry pair[] = {
 		{ .nr = SYS_socketpair, .arg = { AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, data } },
@@ -215,8 +215,7 @@ int stub_boot(struct remote *r, struct err *e)
 	int32_t sv[2] = { -1, -1 };
 	int ret;
 
-	if ((ret = remote_write(r, calls, pair, sizeof(pair), e)) < 0 ||
-	    (ret = remote_write(r, data, sv, sizeof(sv), e)) < 0)
+	if ((ret = remote_write(r, calls, pair, sizeof(pair), e)) < 0)
 		return ret;
 	r->guest_sock = -1;
 	if ((ret = stub_enter(t, calls, calls + sizeof(pair), e)) < 0 ||
@@ -240,7 +239,7 @@ int stub_boot(struct remote *r, struct err *e)
 		  .arg = { 0, arch_frame_altstack(stub_slot(t) + SLOT_FRAME) } },
 	};
 	/* the first entry's result is stored after the exit stop: cur still points to it */
-	struct slot_head head = { (uint64_t)sv[0], calls, calls + 3 * 64, 0 };
+	struct slot_head head = { (uint64_t)sv[0], calls, calls + 3 * 64, 0, ~0ull };
 	setsockopt(r->sock, SOL_SOCKET, SO_RCVTIMEO, &look, sizeof(look));
 	if ((ret = remote_write(r, calls + 64, rest, sizeof(rest), e)) < 0 ||
 	    (ret = remote_write(r, stub_slot(t), &head, sizeof(head), e)) < 0)

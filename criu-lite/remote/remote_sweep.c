@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include "io.h"
@@ -95,6 +96,32 @@ static int take_back_from_tramp(struct rthread *t, struct err *e)
 	return 0;
 }
 
+static bool is_our_socket(struct remote *r, int fd)
+{
+	struct err ignored = ERR_INIT;
+	_cleanup_close_ int local = fd < 0 ? -1 : remote_fd_get(r, fd, &ignored);
+	int type = 0;
+	socklen_t n = sizeof(type);
+
+	return local >= 0 && getsockopt(local, SOL_SOCKET, SO_TYPE, &type, &n) == 0 &&
+	       type == SOCK_SEQPACKET;
+}
+
+/* Killed between making the control socket and taking our end: the guest has both. */
+static void close_pair(struct rthread *t, gaddr stub)
+{
+	int32_t pair[2] = { -1, -1 };
+	struct err ignored = ERR_INIT;
+	int64_t result;
+
+	if (remote_read(t->of, stub + STUB_CODE_SIZE + SLOT_PAIR, pair, sizeof(pair), &ignored) < 0 ||
+	    pair[0] == pair[1] || !is_our_socket(t->of, pair[0]) || !is_our_socket(t->of, pair[1]))
+		return;
+	for (int i = 0; i < 2; i++)
+		stub_poke_syscall(t, "close", &result, SYS_close, (uint64_t)pair[i], 0, 0, 0, 0, 0,
+				  &ignored);
+}
+
 static int clean(struct remote *r, gaddr stub, bool stopped, struct err *e)
 {
 	struct rthread *t;
@@ -115,6 +142,7 @@ static int clean(struct remote *r, gaddr stub, bool stopped, struct err *e)
 			return ret;
 	}
 	t = remote_leader(r);
+	close_pair(t, stub);
 	if (sock <= INT32_MAX)
 		stub_poke_syscall(t, "close", &ignored, SYS_close, sock, 0, 0, 0, 0, 0, e);
 	return stub_poke_syscall(t, "munmap", &ignored, SYS_munmap, stub, STUB_SIZE, 0, 0, 0, 0, e);

@@ -11,6 +11,7 @@
 #define SLOT_CUR    8
 #define SLOT_END    16
 #define SLOT_MSG    24
+#define SLOT_PAIR   32    /* both ends of the control socket until one is ours, else -1 */
 #define SLOT_FRAME  0x1000
 #define SLOT_HIDDEN 0x4fc0
 #define SLOT_CALLS  0x5000
