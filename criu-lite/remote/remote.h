@@ -182,8 +182,9 @@ int remote_shell_child(struct remote **out, struct remote *parent, pid_t pid, ui
 /* Creates the other threads of a shell: born stopped; remote_thread() finds them. */
 int remote_shell_threads(struct remote *r, const pid_t *tids, size_t n, struct err *e);
 
-/* The caller's batches moved the vDSO of a shell: system calls by hand go through it. */
-void remote_vdso_moved(struct remote *r, gaddr from, gaddr to);
+/* The caller's batches moved the vDSO of a shell, or of one that shares its memory: system calls by
+ * hand go through it. */
+void remote_vdso_moved(struct remote *r);
 
 /* /proc/PID/mem, opened O_RDWR; stays ours. */
 int remote_mem_fd(struct remote *r, struct err *e);

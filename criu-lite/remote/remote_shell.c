@@ -299,8 +299,7 @@ int remote_shell_threads(struct remote *r, const pid_t *tids, size_t n, struct e
 	return 0;
 }
 
-void remote_vdso_moved(struct remote *r, gaddr from, gaddr to)
+void remote_vdso_moved(struct remote *r)
 {
-	if (r->syscall_insn)
-		r->syscall_insn += to - from;
+	r->syscall_insn = r->tramp = 0; /* to be looked for */
 }

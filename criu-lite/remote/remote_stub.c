@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
@@ -53,6 +54,24 @@ static bool look_in_vdso(struct remote *r, gaddr vdso)
 	return true;
 }
 
+/* The auxv of a shell is ours until it gets the guest's, its vDSO may have moved since. */
+static int look_in_maps(struct remote *r, struct err *e)
+{
+	char path[64];
+	_cleanup_(buf_free) struct buf maps = { 0 };
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", r->pid);
+	int ret = io_slurp_at(AT_FDCWD, path, &maps, e);
+	if (ret < 0)
+		return ret;
+	const char *line = strstr((char *)maps.at, "[vdso]");
+	while (line && line > (char *)maps.at && line[-1] != '\n')
+		line--;
+	if (line && look_in_vdso(r, strtoull(line, NULL, 16)))
+		return 0;
+	return err_say(e, ENOTSUP, "task %d: no system call instruction found (no vDSO)", r->pid);
+}
+
 int stub_look_in_vdso(struct remote *r, struct err *e)
 {
 	char path[64];
@@ -69,6 +88,8 @@ int stub_look_in_vdso(struct remote *r, struct err *e)
 		if (pair[0] == AT_SYSINFO_EHDR && look_in_vdso(r, pair[1]))
 			return 0;
 	}
+	if (r->is_shell)
+		return look_in_maps(r, e);
 	vec_each(&r->thread, t)
 		if ((long long)(*t)->regs.orig_rax >= 0) {
 			r->syscall_insn = (*t)->regs.rip - 2;

@@ -119,8 +119,8 @@ static int vdso_differs(const struct shape_vma *v, struct err *e)
 	return err_remedy(e, "use the same kernel on both hosts");
 }
 
-/* vvar parts and vdso lie side by side, in the same order on one kernel. All go aside first: old and
- * new places may overlap. */
+/* vvar parts and vdso lie side by side, in the same order on one kernel. All go aside first: old
+ * and new places may overlap. */
 static int plan_moves(struct shape_task *st, const vma_vec *want, const special_vec *have,
 		      struct pump *aside, struct pump *home, struct err *e)
 {
@@ -143,8 +143,6 @@ static int plan_moves(struct shape_task *st, const vma_vec *want, const special_
 		pump_call(home, "mremap(vdso)", SYS_mremap, hop, len, len,
 			  MREMAP_MAYMOVE | MREMAP_FIXED, v->start);
 		hop += len;
-		if (v->status & VMA_VDSO)
-			remote_vdso_moved(st->task.remote, s->start, v->start);
 	}
 	for (; n < have->n; n++) /* the guest had unmapped it, or had none */
 		if (strcmp(have->at[n].name, "[vdso]"))
@@ -437,8 +435,16 @@ static bool owns_mm(const struct shape *s, const struct shape_task *st)
 	return true;
 }
 
-static int shape_one(struct shape_task *st, struct kind_restore *c, const struct img_set *set,
-		     struct err *e)
+/* All that share the memory are told. */
+static void vdso_moved(struct shape *s, const struct shape_task *st)
+{
+	vec_each(&s->task, o)
+		if ((*o)->task.remote && (*o)->task.vm_id == st->task.vm_id)
+			remote_vdso_moved((*o)->task.remote);
+}
+
+static int shape_one(struct shape *s, struct shape_task *st, struct kind_restore *c,
+		     const struct img_set *set, struct err *e)
 {
 	vma_vec want = { 0 };
 	struct diff d = { 0 };
@@ -449,8 +455,10 @@ static int shape_one(struct shape_task *st, struct kind_restore *c, const struct
 
 		compare(&have, &want, &d);
 		ret = unmap(&st->task, &d.gone, e);
-		if (ret == 0 && specials_differ(&have, &want))
+		if (ret == 0 && specials_differ(&have, &want)) {
 			ret = move_specials(st, &want, e);
+			vdso_moved(s, st);
+		}
 		if (ret == 0)
 			ret = apply(st, c, &d, e);
 	}
@@ -477,7 +485,7 @@ int shape_memory(struct shape *s, struct kind_restore *c, const struct img_set *
 	vec_each(&s->task, st) {
 		if ((*st)->task.state == TASK_DEAD || !owns_mm(s, *st))
 			continue;
-		int ret = shape_one(*st, c, set, e);
+		int ret = shape_one(s, *st, c, set, e);
 		if (ret < 0)
 			return ret;
 	}
