@@ -22,7 +22,6 @@ struct remote {
 	gaddr tramp;                 /* padding of the vDSO for the trampoline; 0: there is none */
 	bool tramp_used;
 	gaddr stub;                  /* our mapping in the guest; 0: none */
-	bool stub_shared;            /* lives in another remote's mm that unmaps it */
 	int sock;                    /* our end, or -1 */
 	int guest_sock;              /* its number in the guest */
 	struct rthread *live;        /* the thread that sleeps in the stub now */

@@ -55,18 +55,3 @@ int task_tree_share(struct tree *t, struct err *e);
 /* pstree.img, ids-PID.img and back. On the target, tasks come without remotes. */
 void task_tree_put(const struct tree *t, struct img_set *set);
 int task_tree_get(struct tree *t, const struct img_set *set, struct err *e);
-
-/* ---- the parts of a task's state, one file each (task_core.c, task_creds.c, ...) ----
- * capture: reads the held guest, writes into the CoreEntry under construction.
- * apply:   puts it into a shell. Both sides of a part stand in one file.
- *
- * Parts that need system calls inside the guest take part in one batch: `ask` adds calls to a
- * batch and remembers where; `take` reads the results after the run. */
-
-/* Messages under construction are freed with protobuf_c_message_free_unpacked, so all their
- * memory comes from malloc. */
-struct core_build {
-	struct task *task;
-	struct rthread *thread;
-	CoreEntry *core;            /* task-wide part (tc) set for the leader only */
-};
