@@ -257,7 +257,7 @@ static int look_live(struct guest *g, struct err *e)
 
 		if (t->state == TASK_DEAD)
 			continue;
-		if ((ret = task_mm_look(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0)
+		if ((ret = task_mm_look_again(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0)
 			return ret;
 	}
 	return 0;

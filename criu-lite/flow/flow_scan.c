@@ -3,11 +3,13 @@
  * by what all their mappings saw. */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
 #include "flow_guest.h"
+#include "flow_host.h"
 #include "io.h"
 
 #define USER_END 0x7ffffffff000ull
@@ -230,10 +232,12 @@ static int scan_spaces(struct guest_scan *s)
 	return 0;
 }
 
+/* The guest itself works for the capture meanwhile, at no priority but its own: it goes first. */
 static void *scan_thread(void *arg)
 {
 	struct guest_scan *s = arg;
 
+	sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 });
 	s->ret = scan_spaces(s);
 	return NULL;
 }
@@ -243,7 +247,7 @@ void guest_scan_begin(struct guest_scan *s, struct guest *g, bool frozen, guest_
 	*s = (struct guest_scan){ .g = g, .frozen = frozen, .out = out, .forks = forked(g) };
 	s->threaded = frozen && pthread_create(&s->thread, NULL, scan_thread, s) == 0;
 	if (!s->threaded)
-		scan_thread(s);
+		s->ret = scan_spaces(s);
 }
 
 /* The kernel writes to a thread's rseq area when it runs our batches. */
@@ -264,8 +268,11 @@ static void add_rseq_pages(struct guest_scan *s)
 
 void guest_scan_wait(struct guest_scan *s)
 {
-	if (s->threaded)
-		pthread_join(s->thread, NULL);
+	if (!s->threaded)
+		return;
+	/* nothing else is left to do: as urgent as we are, with the threads that it has made */
+	flow_hurry(sched_getscheduler(0) & SCHED_FIFO);
+	pthread_join(s->thread, NULL);
 	s->threaded = false;
 }
 

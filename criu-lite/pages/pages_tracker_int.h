@@ -74,6 +74,11 @@ int uffd_content(int pm, const struct pm_query *q, uint64_t start, uint64_t end,
 /* The query for it. FILE makes the kernel look at each struct page, which is slow. */
 struct pm_query uffd_query(bool file_backed, bool guards);
 
+/* What is WRITTEN within one range (flags: PM_...), and in n mappings that follow each other, where
+ * all are ours; `fast`: by as many threads as there are CPUs. 0 or -errno: -EPERM not ours. */
+int tracker_written(int pm, uint64_t flags, uint64_t start, uint64_t end, prange_vec *out);
+int tracker_pass(int pm, const struct proc_vma *vma, size_t n, bool fast, prange_vec *out);
+
 /* ---- the pure part of soft-dirty ---- */
 
 struct soft_pages {

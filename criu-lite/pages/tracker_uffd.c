@@ -200,18 +200,6 @@ static int read_and_mark(struct look *l, const struct proc_vma *vma, const prang
 	return content_in(l, &q, in, content, l->frozen ? &l->out->guard : NULL);
 }
 
-static int find_written(int pm, uint64_t flags, uint64_t start, uint64_t end, prange_vec *out)
-{
-	struct pm_query q = { .flags = flags, .mask = PM_CAT_WRITTEN, .ret = PM_CAT_WRITTEN };
-	pm_regions found = { 0 };
-	int ret = pm_scan(pm, &q, start, end, &found);
-
-	vec_each(&found, r)
-		prange_add(out, r->start, r->end);
-	vec_free(&found);
-	return ret;
-}
-
 /* ---- mappings that are tracked ---- */
 
 /* Known pages of a private file mapping that turned back into the file's. */
@@ -268,7 +256,7 @@ static int look_shared(struct look *l, const struct proc_vma *vma, const prange_
 		prange_or(known ? &data : candidates, &(prange_vec){ 0 }, &l->out->dirty);
 	else
 		for (size_t i = 0; i < data.n && ret == 0; i++)
-			ret = find_written(l->pm, PM_WP_MATCHING, data.at[i].start, data.at[i].end,
+			ret = tracker_written(l->pm, PM_WP_MATCHING, data.at[i].start, data.at[i].end,
 					   &l->out->dirty);
 	vec_free(&data);
 	return ret;
@@ -353,7 +341,7 @@ static int register_vma(struct tracker *t, const struct proc_vma *vma, struct er
 static int check_ours(int pm, const struct proc_vma *vma)
 {
 	prange_vec ignored = { 0 };
-	int ret = find_written(pm, PM_CHECK_WPASYNC, vma->start, vma->start + PAGE_SIZE, &ignored);
+	int ret = tracker_written(pm, PM_CHECK_WPASYNC, vma->start, vma->start + PAGE_SIZE, &ignored);
 
 	vec_free(&ignored);
 	return ret;
@@ -400,7 +388,7 @@ static int look_first(struct look *l, const struct proc_vma *vma)
 	if (!vma->shared)
 		return look_fresh(l, vma, !l->frozen);
 	prange_vec written_now = { 0 };
-	int ret = find_written(l->pm, 0, vma->start, vma->end, &written_now);
+	int ret = tracker_written(l->pm, 0, vma->start, vma->end, &written_now);
 	if (ret == 0)
 		ret = look_shared(l, vma, &written_now);
 	vec_free(&written_now);
@@ -439,7 +427,7 @@ static int look_group(struct look *l, const struct proc_vma *vma, size_t n, stru
 	bool fresh = is_fresh(l->t, vma->start, vma[n - 1].end);
 	prange_vec all = { 0 };
 	int ret = fresh ? -EPERM
-			: find_written(l->pm, PM_CHECK_WPASYNC, vma->start, vma[n - 1].end, &all);
+			: tracker_pass(l->pm, vma, n, l->frozen, &all);
 
 	if (ret == -EPERM && n > 1) {
 		ret = 0;

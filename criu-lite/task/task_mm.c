@@ -94,6 +94,7 @@ static int look_running(const struct task *t, struct task_mm *m, struct err *e)
 int task_mm_look(struct task *t, struct err *e)
 {
 	struct task_mm *m = xcalloc(1, sizeof(*m));
+	uint64_t since = io_now_ns();
 	int ret = t->remote ? read_both(t, m, e) : look_running(t, m, e);
 
 	if (ret < 0) {
@@ -101,6 +102,8 @@ int task_mm_look(struct task *t, struct err *e)
 		return ret;
 	}
 	leave_out_stub(t, &m->maps);
+	m->looked_ns = io_now_ns();
+	m->cost_ns = m->looked_ns - since;
 	task_mm_free(t->mm);
 	t->mm = m;
 	return 0;
@@ -118,15 +121,31 @@ int task_mm_now(const struct task *t, struct proc_maps *out, struct err *e)
 	return ret;
 }
 
-int task_mm_refresh(struct task *t, struct err *e)
+/* Whether /proc/PID/maps is what it was at the last look. */
+static int is_same(const struct task *t, bool *same, struct err *e)
 {
 	_cleanup_(buf_free) struct buf text = { 0 };
 	int ret = slurp(t, "maps", &text, e);
 
-	if (ret < 0)
-		return ret;
-	if (t->mm && text.n == t->mm->text.n && !memcmp(text.at, t->mm->text.at, text.n))
-		return 0;
+	*same = ret == 0 && t->mm && text.n == t->mm->text.n &&
+		!memcmp(text.at, t->mm->text.at, text.n);
+	return ret;
+}
+
+int task_mm_refresh(struct task *t, struct err *e)
+{
+	bool same;
+	int ret = is_same(t, &same, e);
+
+	return ret < 0 || same ? ret : task_mm_look(t, e);
+}
+
+#define LOOK_SHARE 20   /* smaps for a twentieth of the time at most */
+
+int task_mm_look_again(struct task *t, struct err *e)
+{
+	if (t->mm && io_now_ns() - t->mm->looked_ns < LOOK_SHARE * t->mm->cost_ns)
+		return task_mm_refresh(t, e);
 	return task_mm_look(t, e);
 }
 

@@ -29,6 +29,7 @@
 struct task_mm {
 	struct proc_maps maps;       /* of smaps: with VmFlags */
 	struct buf text;             /* of /proc/PID/maps at the same look */
+	uint64_t looked_ns, cost_ns; /* when the look ended, how long it took */
 	VEC(struct grange) guard;    /* guard regions: set by the caller that scanned pages */
 };
 
@@ -37,6 +38,10 @@ void task_mm_free(struct task_mm *m);
 /* Reads the mappings (smaps; slow for big guests: while they run). Stub mapping left out.
  * -EAGAIN: a running task was met in the middle of an exec or of a change of its mappings. */
 int task_mm_look(struct task *t, struct err *e);
+
+/* Running guest: as task_mm_look(), but while the mappings stay the same, smaps is read for a small part
+ * of the time only: it takes 5 ms per GiB, in which the guest cannot change its mappings. */
+int task_mm_look_again(struct task *t, struct err *e);
 
 /* Only the mappings, at this moment (no VmFlags); for a task that stands still. */
 int task_mm_now(const struct task *t, struct proc_maps *out, struct err *e);
