@@ -424,6 +424,40 @@ void pages_sender_plain(struct pages_sender *s)
 	pthread_mutex_unlock(&s->lock);
 }
 
+void pages_sender_cancel(struct pages_sender *s, const struct err *why)
+{
+	pthread_mutex_lock(&s->lock);
+	if (!err_is(&s->err))
+		s->err = *why;
+	pthread_cond_broadcast(&s->work);
+	pthread_cond_broadcast(&s->idle);
+	/* Threads may be stuck in a send. */
+	for (size_t i = 0; i < s->n; i++)
+		shutdown(s->conns[i].fd, SHUT_RDWR);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void pages_take_back(struct pages_sender *s, pages_left_vec *left)
+{
+	pthread_mutex_lock(&s->lock);
+	for (; s->next < s->jobs.n; s->next++) {
+		struct job *j = &s->jobs.at[s->next];
+		struct pages_left *l = vec_new(left);
+
+		l->space = j->from;
+		for (; j->i < j->n; j->i++) {
+			uint64_t start = j->at > j->r[j->i].start ? j->at : j->r[j->i].start;
+
+			prange_add(&l->range, start, j->r[j->i].end);
+		}
+		free(j->r);
+	}
+	s->next = s->jobs.n = 0;
+	if (!s->busy)
+		pthread_cond_broadcast(&s->idle);
+	pthread_mutex_unlock(&s->lock);
+}
+
 int pages_flush(struct pages_sender *s, struct pages_stats *stats, struct err *e)
 {
 	struct err mine = ERR_INIT;

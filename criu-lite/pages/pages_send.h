@@ -51,6 +51,18 @@ int pages_send(struct pages_sender *s, const struct pages_space *from, const str
 /* Waits until the receiver has placed all that was queued. stats: since the last flush. */
 int pages_flush(struct pages_sender *s, struct pages_stats *stats, struct err *e);
 
+/* Gives up at once, from any thread: the next call, or the one under way, fails with `why`. */
+void pages_sender_cancel(struct pages_sender *s, const struct err *why);
+
+/* What is queued and not yet being sent comes back, ranges of one space together in `left` (appended;
+ * each with a malloc'ed list); then pages_flush() has little left to wait for. From any thread. */
+struct pages_left {
+	struct pages_space space;
+	prange_vec range;
+};
+typedef VEC(struct pages_left) pages_left_vec;
+void pages_take_back(struct pages_sender *s, pages_left_vec *left);
+
 /* From the next send on without compression: for the last round, if it is short. */
 void pages_sender_plain(struct pages_sender *s);
 
