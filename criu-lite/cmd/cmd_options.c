@@ -11,72 +11,120 @@
 #include "cmd.h"
 #include "log.h"
 
-enum kind_of { FLAG, TEXT };
+enum takes { FLAG, TEXT, LIST };
 
 struct option_row {
-	char key;                    /* in cmd.options; the short option if `is_short` */
-	bool is_short;
+	char key;                    /* short option; 0: none */
 	const char *name, *arg, *about;
-	enum kind_of kind;
-	size_t at;                   /* in struct cmd_line */
+	enum takes takes;
+	size_t at;                   /* in struct cmd_line: bool, const char *, an array of them */
+	unsigned who;                /* enum cmd_bit */
+	size_t count_at;             /* LIST: the unsigned that says how many there are */
 };
 
 #define AT(field) offsetof(struct cmd_line, field)
+#define DUMPS (CMD_DUMP | CMD_PRE_DUMP)
+#define DIRS  (DUMPS | CMD_RESTORE)
+#define SENDS (DUMPS | CMD_MIGRATE)
+#define MOVES (CMD_MIGRATE | CMD_RECEIVE)
+#define ALL   (~0u)
 
 static const struct option_row rows[] = {
-	{ 't', true, "tree", "PID", "the guest: this process with its children", TEXT, AT(tree) },
-	{ 'D', true, "images-dir", "DIR", "directory of the images (default: .)", TEXT,
-	  AT(flow.images_dir) },
-	{ 'W', true, "work-dir", "DIR", "log and statistics go here (default: images-dir)", TEXT,
-	  AT(flow.work_dir) },
-	{ 'o', true, "log-file", "FILE", "log to FILE in the work dir (default: stderr)", TEXT,
-	  AT(log_file) },
-	{ 'j', true, "shell-job", NULL, "the guest shares its session and terminal with a shell", FLAG,
-	  AT(flow.kinds.shell_job) },
-	{ 'R', true, "leave-running", NULL, "the guest goes on after the dump", FLAG,
-	  AT(flow.leave_running) },
-	{ 's', true, "leave-stopped", NULL, "the guest stays stopped (SIGSTOP) after the dump", FLAG,
-	  AT(flow.leave_stopped) },
-	{ 'd', true, "restore-detached", NULL, "do not wait for the restored guest", FLAG,
-	  AT(flow.restore_detached) },
-	{ 'S', true, "restore-sibling", NULL, "the guest becomes a child of criu-lite's parent", FLAG,
-	  AT(flow.restore_sibling) },
-	{ 'p', false, "pidfile", "FILE", "write the guest's pid to FILE", TEXT, AT(flow.pidfile) },
-	{ 'm', false, "track-mem", NULL, "keep tracking for the next (pre-)dump", FLAG,
-	  AT(flow.track_mem) },
-	{ 'P', false, "prev-images-dir", "DIR", "previous (pre-)dump, relative to images-dir", TEXT,
-	  AT(flow.prev_images_dir) },
-	{ 'l', true, "file-locks", NULL, "carry file locks over", FLAG, AT(flow.kinds.file_locks) },
-	{ 'c', false, "tcp-close", NULL, "established TCP connections arrive closed", FLAG,
-	  AT(flow.kinds.tcp_close) },
-	{ 'x', true, "ext-unix-sk", NULL, "allow datagram sockets connected to the outside", FLAG,
-	  AT(flow.kinds.ext_unix_sk) },
-	{ 'k', false, "link-remap", NULL, "give deleted files that have other links a name again", FLAG,
-	  AT(flow.kinds.link_remap) },
-	{ 'g', false, "ghost-limit", "SIZE", "largest deleted file to carry (default 1M; K, M, G)", TEXT,
-	  AT(ghost_limit) },
-	{ 'T', false, "tracker", "KIND", "auto (default), soft-dirty or uffd-wp", TEXT, AT(tracker) },
-	{ 'L', false, "listen", "HOST:PORT", "address to receive on (default: :9400)", TEXT,
-	  AT(flow.where) },
-	{ '1', false, "once", NULL, "end after one migration", FLAG, AT(flow.once) },
-	{ 'n', false, "parallel-connections", "N", "data connections (default 2, at most 64)", TEXT,
-	  AT(connections) },
-	{ 'C', false, "comp-method", "METHOD", "none or zstd (default)", TEXT, AT(comp_method) },
-	{ 'Z', false, "comp-level", "N", "level of zstd, 1 (default) to 19", TEXT, AT(comp_level) },
-	{ 'b', false, "bandwidth", "MIBS", "limit in MiB/s, all connections together (0: none)", TEXT,
-	  AT(bandwidth) },
-	{ 'M', false, "max-downtime", "MS", "stop the guest when the rest fits (default 300)", TEXT,
-	  AT(max_downtime) },
-	{ 'r', false, "max-rounds", "N", "stop it after N rounds in any case (default 30)", TEXT,
-	  AT(max_rounds) },
-	{ 'J', false, "json", NULL, "print the summary as JSON", FLAG, AT(flow.json) },
-	{ 'h', true, "help", NULL, "print this", FLAG, AT(help) },
+	{ 't', "tree", "PID", "the guest: this process with its children", TEXT, AT(tree), SENDS },
+	{ 'D', "images-dir", "DIR", "directory of the images (default: .)", TEXT, AT(flow.images_dir),
+	  DIRS },
+	{ 'W', "work-dir", "DIR", "log and statistics go here (default: images-dir)", TEXT,
+	  AT(flow.work_dir), DIRS },
+	{ 'o', "log-file", "FILE", "log to FILE in the work dir (default: stderr)", TEXT, AT(log_file),
+	  ALL },
+	{ 'j', "shell-job", NULL, "the guest shares its session and terminal with a shell", FLAG,
+	  AT(flow.kinds.shell_job), DIRS | MOVES },
+	{ 'R', "leave-running", NULL, "the guest goes on after the dump", FLAG, AT(flow.leave_running),
+	  CMD_DUMP },
+	{ 's', "leave-stopped", NULL, "the guest stays stopped (SIGSTOP) after the dump", FLAG,
+	  AT(flow.leave_stopped), CMD_DUMP },
+	{ 'd', "restore-detached", NULL, "do not wait for the restored guest", FLAG,
+	  AT(flow.restore_detached), CMD_RESTORE },
+	{ 'S', "restore-sibling", NULL, "the guest becomes a child of criu-lite's parent", FLAG,
+	  AT(flow.restore_sibling), CMD_RESTORE },
+	{ 0, "pidfile", "FILE", "write the guest's pid to FILE", TEXT, AT(flow.pidfile), CMD_RESTORE },
+	{ 0, "track-mem", NULL, "keep tracking for the next (pre-)dump", FLAG, AT(flow.track_mem),
+	  DUMPS },
+	{ 0, "prev-images-dir", "DIR", "previous (pre-)dump, relative to images-dir", TEXT,
+	  AT(flow.prev_images_dir), DUMPS },
+	{ 'l', "file-locks", NULL, "carry file locks over", FLAG, AT(flow.kinds.file_locks),
+	  DIRS | MOVES },
+	{ 0, "tcp-close", NULL, "established TCP connections arrive closed", FLAG,
+	  AT(flow.kinds.tcp_close), DIRS | MOVES },
+	{ 0, "tcp-established", NULL, "carry established TCP connections over", FLAG,
+	  AT(flow.kinds.tcp_established), DIRS | MOVES },
+	{ 0, "skip-in-flight", NULL, "leave out TCP connections that are not accepted yet", FLAG,
+	  AT(flow.kinds.skip_in_flight), DIRS | MOVES },
+	{ 'x', "ext-unix-sk", NULL, "allow datagram sockets connected to the outside", FLAG,
+	  AT(flow.kinds.ext_unix_sk), DIRS | MOVES },
+	{ 0, "link-remap", NULL, "give deleted files that have other links a name again", FLAG,
+	  AT(flow.kinds.link_remap), SENDS },
+	{ 0, "ghost-limit", "SIZE", "largest deleted file to carry (default 1M; K, M, G)", TEXT,
+	  AT(ghost_limit), SENDS },
+	{ 0, "tracker", "KIND", "auto (default), soft-dirty or uffd-wp", TEXT, AT(tracker), SENDS },
+	{ 0, "action-script", "PATH", "run it at each step, as CRIU does", TEXT,
+	  AT(flow.action_script), CMD_DUMP | CMD_RESTORE | MOVES },
+	{ 0, "listen", "HOST:PORT", "address to receive on (default: :9400)", TEXT, AT(flow.where),
+	  CMD_RECEIVE },
+	{ 0, "once", NULL, "end after one migration", FLAG, AT(flow.once), CMD_RECEIVE },
+	{ 0, "move-address", "ADDR@DEV", "take ADDR off DEV here, put it on DEV there", LIST,
+	  AT(flow.move_address), CMD_MIGRATE, AT(flow.n_move_address) },
+	{ 0, "map-address", "OLD=NEW", "sockets with address OLD get NEW there", LIST,
+	  AT(flow.map_address), MOVES, AT(flow.n_map_address) },
+	{ 0, "guest", "NAME", "use the policy of this guest, whatever it matches", TEXT,
+	  AT(flow.guest_name), CMD_MIGRATE },
+	{ 0, "policy-dir", "DIR", "where the policies are (default /etc/criu-lite)", TEXT,
+	  AT(policy_dir), CMD_MIGRATE },
+	{ 0, "print-policy", NULL, "print what is in force and why; migrate nothing", FLAG,
+	  AT(flow.print_policy), CMD_MIGRATE },
+	{ 0, "progress", "HOW", "json or plain (default: what suits stderr)", TEXT, AT(flow.progress),
+	  CMD_MIGRATE },
+	{ 0, "report", "FILE.html", "write the story of the migration there", TEXT,
+	  AT(flow.report_file), CMD_MIGRATE },
+	{ 0, "quiet", NULL, "no progress, no summary", FLAG, AT(flow.quiet), CMD_MIGRATE },
+	{ 0, "json", NULL, "print what is printed at the end as JSON", FLAG, AT(flow.json),
+	  CMD_MIGRATE | CMD_CTL },
+	{ 'h', "help", NULL, "print this", FLAG, AT(help), ALL },
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
-static bool takes(const struct cmd *c, const struct option_row *r)
+/* Values of getopt_long: rows, then the table of flow_qos.h, then the same with no-. */
+#define KEY_ROW 256
+#define KEY_QOS (KEY_ROW + (int)ROWS)
+#define KEY_NO  (KEY_QOS + QOS_ROWS)
+
+static bool takes_qos(const struct cmd *c)
 {
-	return r->key == 'h' || r->key == 'o' || strchr(c->options, r->key);
+	return c->bit == CMD_MIGRATE;
+}
+
+static void help_line(char key, const char *name, const char *arg, const char *about)
+{
+	char left[64];
+
+	snprintf(left, sizeof(left), "%c%c%s --%s%s", key ? '-' : ' ', key ? key : ' ', key ? "," : " ",
+		 name, arg);
+	printf("  %-38s %s\n", left, about);
+}
+
+static void help_qos(void)
+{
+	char arg[48];
+
+	printf("\nLimits, also settable in a policy file and by criu-lite ctl:\n\n");
+	for (const struct qos_row *r = qos_table; r->name; r++) {
+		snprintf(arg, sizeof(arg), r->kind == QOS_BOOL ? "[=%s]" : " %s", r->unit);
+		help_line(0, r->name, arg, r->about);
+		if (r->kind != QOS_BOOL)
+			continue;
+		snprintf(arg, sizeof(arg), "no-%s", r->name);
+		help_line(0, arg, "", "the same as =no");
+	}
 }
 
 void cmd_help(const struct cmd *c)
@@ -84,17 +132,18 @@ void cmd_help(const struct cmd *c)
 	printf("usage: criu-lite %s %s\n%s\n\n", c->name, c->synopsis, c->about);
 	for (size_t i = 0; i < ROWS; i++) {
 		const struct option_row *r = &rows[i];
-		char left[48];
+		char arg[32] = "";
 
-		if (!takes(c, r))
+		if (!(r->who & c->bit))
 			continue;
-		snprintf(left, sizeof(left), "%c%c%s --%s%s%s", r->is_short ? '-' : ' ',
-			 r->is_short ? r->key : ' ', r->is_short ? "," : " ", r->name,
-			 r->arg ? " " : "", r->arg ? r->arg : "");
-		printf("  %-34s %s\n", left, r->about);
+		if (r->arg)
+			snprintf(arg, sizeof(arg), " %s", r->arg);
+		help_line(r->key, r->name, arg, r->about);
 	}
-	printf("  %-34s %s\n", "-v[N], --verbosity[=N]",
+	printf("  %-38s %s\n", "-v[N], --verbosity[=N]",
 	       "1 errors, 2 warnings (default), 3 information, 4 debugging");
+	if (takes_qos(c))
+		help_qos();
 }
 
 static int number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out,
@@ -155,37 +204,28 @@ static int choice(const char *what, const char *text, const char *const *names, 
 static int values(struct cmd_line *l, struct err *e)
 {
 	static const char *const trackers[] = { "auto", "soft-dirty", "uffd-wp", NULL };
-	static const char *const methods[] = { "none", "zstd", NULL };
+	static const char *const displays[] = { "json", "plain", NULL };
 	struct flow_opts *f = &l->flow;
-	uint64_t pid = 0, n = 2, level = 1, mibs = 0, rounds = 30;
-	int tracker = TRACKER_AUTO, method = COMP_ZSTD, ret;
+	uint64_t pid = 0;
+	int tracker = TRACKER_AUTO, display = 0, ret;
 
-	f->max_downtime_ms = 300;
 	f->kinds.ghost_limit = 1 << 20;
 	if ((ret = number("tree", l->tree, 1, INT_MAX, &pid, e)) < 0 ||
-	    (ret = number("parallel-connections", l->connections, 1, 64, &n, e)) < 0 ||
-	    (ret = number("comp-level", l->comp_level, 1, 19, &level, e)) < 0 ||
-	    (ret = number("bandwidth", l->bandwidth, 0, 1 << 20, &mibs, e)) < 0 ||
-	    (ret = number("max-downtime", l->max_downtime, 1, 2000000, &f->max_downtime_ms, e)) < 0 ||
-	    (ret = number("max-rounds", l->max_rounds, 1, 100000, &rounds, e)) < 0 ||
 	    (ret = size_of("ghost-limit", l->ghost_limit, &f->kinds.ghost_limit, e)) < 0 ||
 	    (ret = choice("tracker", l->tracker, trackers, &tracker, e)) < 0 ||
-	    (ret = choice("comp-method", l->comp_method, methods, &method, e)) < 0)
+	    (ret = choice("progress", f->progress, displays, &display, e)) < 0)
 		return ret;
 	f->pid = (pid_t)pid;
-	f->connections = (unsigned)n;
-	f->pages.level = (int)level;
-	f->pages.bandwidth = mibs << 20;
-	f->pages.method = method;
-	f->max_rounds = (unsigned)rounds;
 	f->tracker = tracker;
 	if (!f->images_dir)
 		f->images_dir = ".";
 	return 0;
 }
 
-/* getopt's tables for this command, made of the rows. */
-static void tables(const struct cmd *c, struct option *longs, char *shorts)
+/* getopt's tables for this command, made of the rows. `no`: room for the names with no-. */
+#define LONGS_MAX (ROWS + 2 * QOS_ROWS + 2)
+
+static void tables(const struct cmd *c, struct option *longs, char *shorts, char no[][48])
 {
 	size_t n = 0;
 
@@ -193,28 +233,64 @@ static void tables(const struct cmd *c, struct option *longs, char *shorts)
 	for (size_t i = 0; i < ROWS; i++) {
 		const struct option_row *r = &rows[i];
 
-		if (!takes(c, r))
+		if (!(r->who & c->bit))
 			continue;
-		longs[n++] = (struct option){ r->name, r->kind == TEXT, NULL, 256 + (int)i };
-		if (r->is_short) {
+		longs[n++] = (struct option){ r->name, r->takes != FLAG, NULL, KEY_ROW + (int)i };
+		if (r->key) {
 			*shorts++ = r->key;
-			if (r->kind == TEXT)
+			if (r->takes != FLAG)
 				*shorts++ = ':';
 		}
+	}
+	for (int i = 0; takes_qos(c) && i < QOS_ROWS; i++) {
+		const struct qos_row *r = &qos_table[i];
+		bool is_bool = r->kind == QOS_BOOL;
+
+		longs[n++] = (struct option){ r->name, is_bool ? optional_argument : required_argument,
+					      NULL, KEY_QOS + i };
+		if (!is_bool)
+			continue;
+		snprintf(no[i], sizeof(no[i]), "no-%s", r->name);
+		longs[n++] = (struct option){ no[i], no_argument, NULL, KEY_NO + i };
 	}
 	longs[n++] = (struct option){ "verbosity", optional_argument, NULL, 'v' };
 	longs[n] = (struct option){ 0 };
 	strcpy(shorts, "v::");
 }
 
-static const struct option_row *row_of(int key)
+static int set_qos(struct cmd_line *l, int key, const char *text, struct err *e)
 {
-	if (key >= 256)
-		return &rows[key - 256];
-	for (size_t i = 0; i < ROWS; i++)
-		if (rows[i].is_short && rows[i].key == key)
-			return &rows[i];
-	return NULL;
+	int i = key >= KEY_NO ? key - KEY_NO : key - KEY_QOS;
+	struct flow_qos scratch;
+
+	l->qos[i] = key >= KEY_NO ? "no" : text ? text : "yes";
+	return qos_set(&scratch, &qos_table[i], l->qos[i], e) < 0 ?
+	       err_in(e, "--%s", qos_table[i].name) : 0;
+}
+
+static int set_row(struct cmd_line *l, int key, const char *text, struct err *e)
+{
+	const struct option_row *r = &rows[0];
+	void *at;
+
+	if (key >= KEY_ROW)
+		r = &rows[key - KEY_ROW];
+	else
+		while (r->key != key)
+			r++;
+	at = (char *)l + r->at;
+	if (r->takes == FLAG) {
+		*(bool *)at = true;
+	} else if (r->takes == TEXT) {
+		*(const char **)at = text;
+	} else {
+		unsigned *n = (unsigned *)((char *)l + r->count_at);
+
+		if (*n == FLOW_ADDRESSES_MAX)
+			return err_say(e, EINVAL, "more than %d times --%s", FLOW_ADDRESSES_MAX, r->name);
+		((const char **)at)[(*n)++] = text;
+	}
+	return 0;
 }
 
 static int wrong_usage(const struct cmd *c, struct err *e)
@@ -239,32 +315,31 @@ static int verbosity(struct cmd_line *l, const char *text, struct err *e)
 	return 0;
 }
 
+static int parse_one(const struct cmd *c, struct cmd_line *l, int key, const char *word,
+		     struct err *e)
+{
+	if (key == 'v')
+		return verbosity(l, optarg, e);
+	if (key == '?' || key == ':') {
+		err_say(e, EINVAL, key == '?' ? "%s: unknown option %s" : "%s: %s needs a value", c->name,
+			word);
+		return wrong_usage(c, e);
+	}
+	return key >= KEY_QOS ? set_qos(l, key, optarg, e) : set_row(l, key, optarg, e);
+}
+
 int cmd_parse(const struct cmd *c, int argc, char **argv, struct cmd_line *l, struct err *e)
 {
-	struct option longs[ROWS + 2];
-	char shorts[2 * ROWS + 8];
+	struct option longs[LONGS_MAX];
+	char shorts[2 * ROWS + 8], no[QOS_ROWS][48];
 	int key, ret;
 
 	*l = (struct cmd_line){ .verbosity = LOG_L_WARN };
-	tables(c, longs, shorts);
+	tables(c, longs, shorts, no);
 	optind = 1;
-	while ((key = getopt_long(argc, argv, shorts, longs, NULL)) != -1) {
-		if (key == 'v') {
-			if ((ret = verbosity(l, optarg, e)) < 0)
-				return ret;
-			continue;
-		}
-		if (key == '?' || key == ':') {
-			err_say(e, EINVAL, key == '?' ? "%s: unknown option %s" : "%s: %s needs a value",
-				c->name, argv[optind - 1]);
-			return wrong_usage(c, e);
-		}
-		const struct option_row *r = row_of(key);
-		if (r->kind == FLAG)
-			*(bool *)((char *)l + r->at) = true;
-		else
-			*(const char **)((char *)l + r->at) = optarg;
-	}
+	while ((key = getopt_long(argc, argv, shorts, longs, NULL)) != -1)
+		if ((ret = parse_one(c, l, key, argv[optind - 1], e)) < 0)
+			return ret;
 	l->n_args = argc - optind;
 	l->args = argv + optind;
 	if (l->help)

@@ -40,14 +40,6 @@ static int run_restore(struct cmd_line *l, struct err *e)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-static int run_migrate(struct cmd_line *l, struct err *e)
-{
-	int ret = need_tree(l, e);
-
-	l->flow.where = l->args[0];
-	return ret < 0 ? ret : flow_migrate(&l->flow, e);
-}
-
 static int run_receive(struct cmd_line *l, struct err *e)
 {
 	if (!l->flow.where)
@@ -67,16 +59,16 @@ static int run_show(struct cmd_line *l, struct err *e)
 
 const struct cmd cmd_table[] = {
 	{ "migrate", "-t PID [OPTIONS] HOST:PORT", "Moves a running process tree to another host.",
-	  "tjlcxkgTnCZbMrJ", 1, 1, run_migrate },
+	  CMD_MIGRATE, 0, 1, cmd_migrate },
 	{ "receive", "[--listen HOST:PORT] [OPTIONS]", "Takes in migrating guests, one after another.",
-	  "L1jlcx", 0, 0, run_receive },
+	  CMD_RECEIVE, 0, 0, run_receive },
 	{ "dump", "-t PID -D DIR [OPTIONS]", "Writes a checkpoint of a process tree, and ends it.",
-	  "tDWjRsmPlcxkgT", 0, 0, run_dump },
+	  CMD_DUMP, 0, 0, run_dump },
 	{ "pre-dump", "-t PID -D DIR [OPTIONS]", "Writes the memory of a running process tree.",
-	  "tDWjmPlcxkgT", 0, 0, run_pre_dump },
-	{ "restore", "-D DIR [OPTIONS]", "Brings a checkpoint back to life.", "DWjdSplcx", 0, 0,
+	  CMD_PRE_DUMP, 0, 0, run_pre_dump },
+	{ "restore", "-D DIR [OPTIONS]", "Brings a checkpoint back to life.", CMD_RESTORE, 0, 0,
 	  run_restore },
-	{ "check", "[OPTIONS]", "Tries what criu-lite needs of this kernel.", "", 0, 0, run_check },
-	{ "show", "FILE.img", "Prints an image file readably.", "", 1, 1, run_show },
+	{ "check", "[OPTIONS]", "Tries what criu-lite needs of this kernel.", CMD_CHECK, 0, 0, run_check },
+	{ "show", "FILE.img", "Prints an image file readably.", CMD_SHOW, 1, 1, run_show },
 	{ 0 },
 };

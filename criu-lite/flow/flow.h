@@ -3,8 +3,10 @@
 #pragma once
 
 #include "kind.h"
-#include "pages_send.h"
+#include "flow_qos.h"
 #include "pages_tracker.h"
+
+#define FLOW_ADDRESSES_MAX 16
 
 struct flow_opts {
 	struct kind_opts kinds;
@@ -19,11 +21,15 @@ struct flow_opts {
 
 	const char *where;           /* peer of migrate, address of receive */
 	bool once;
-	unsigned connections;
-	struct pages_opts pages;
-	uint64_t max_downtime_ms;
-	unsigned max_rounds;
-	bool json;
+	struct flow_qos qos;
+	bool json, quiet;
+	const char *progress;        /* "json", "plain"; NULL: what suits stderr */
+	const char *report_file;     /* HTML */
+	const char *guest_name;      /* of its policy */
+	bool print_policy;           /* that, instead of a migration */
+	const char *action_script;
+	const char *move_address[FLOW_ADDRESSES_MAX], *map_address[FLOW_ADDRESSES_MAX];
+	unsigned n_move_address, n_map_address;
 };
 
 int flow_dump(const struct flow_opts *o, struct err *e);

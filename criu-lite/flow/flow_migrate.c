@@ -59,7 +59,7 @@ static int ask_target(struct migration *m, struct err *e)
 		p.guest = m->guest.tree.task.at[0]->comm;
 		p.state = (ProtobufCBinaryData){ m->last_state.n, m->last_state.at };
 		p.memory = memory_of(&m->guest);
-		p.connections = m->o->connections;
+		p.connections = (uint32_t)m->o->qos.connections;
 		p.has_shell_job = p.has_ext_unix_sk = p.has_tcp_close = p.has_file_locks = true;
 		p.shell_job = m->o->kinds.shell_job;
 		p.ext_unix_sk = m->o->kinds.ext_unix_sk;
@@ -76,15 +76,19 @@ static int ask_target(struct migration *m, struct err *e)
 
 static int connect_data(struct migration *m, struct err *e)
 {
+	const struct flow_qos *q = &m->o->qos;
+	struct pages_opts opts = { .method = q->comp_method == COMP_NONE ? COMP_NONE : COMP_ZSTD,
+				   .level = (int)q->comp_level,
+				   .bandwidth = (uint64_t)q->bandwidth << 20 };
 	int fds[CONNECTIONS_MAX];
 	unsigned n = 0;
 	int ret = 0;
 
-	for (; n < m->o->connections; n++)
+	for (; n < q->connections; n++)
 		if ((ret = wire_connect(m->o->where, WIRE_DATA, &m->id, &fds[n], e)) < 0)
 			break;
 	if (ret == 0)
-		return pages_sender_new(&m->sender, fds, n, &m->o->pages, e);
+		return pages_sender_new(&m->sender, fds, n, &opts, e);
 	while (n-- > 0)
 		close(fds[n]);
 	return ret;
@@ -225,6 +229,7 @@ static int round_live(struct migration *m, uint32_t number, uint64_t *dirty, str
 /* Rounds go on while they still shrink what is left (one bad round does not count: the machine may
  * have been busy); then what is left must fit the downtime. */
 #define STALLS_MAX  2
+#define ROUNDS_MAX  30
 #define LITTLE      (256 * 1024ul)
 
 struct progress {
@@ -234,14 +239,15 @@ struct progress {
 
 static bool enough(const struct migration *m, uint32_t number, uint64_t now, struct progress *p)
 {
+	const struct flow_qos *q = &m->o->qos;
 	uint64_t rate = m->bytes_per_s ? m->bytes_per_s : 100u << 20;
 	double ms = (double)now * 1e3 / (double)rate;
 
 	p->stalls = now < p->best - p->best / 8 ? 0 : p->stalls + 1;
 	if (now < p->best)
 		p->best = now;
-	return number >= m->o->max_rounds || now <= LITTLE ||
-	       (ms < (double)m->o->max_downtime_ms && p->stalls >= STALLS_MAX);
+	return number >= (q->max_rounds ? q->max_rounds : ROUNDS_MAX) || now <= LITTLE ||
+	       (ms < (double)q->max_downtime && p->stalls >= STALLS_MAX);
 }
 
 static int rounds(struct migration *m, struct err *e)

@@ -45,13 +45,19 @@ struct qos_row {
 	bool live;                       /* `ctl set` may change it while the migration runs */
 	const char *about;               /* one line of help, with the default */
 };
-extern const struct qos_row qos_table[];   /* ends with a NULL name */
+#define QOS_ROWS 19
+extern const struct qos_row qos_table[QOS_ROWS + 1];   /* ends with a NULL name */
 
 void qos_defaults(struct flow_qos *q);
 const struct qos_row *qos_find(const char *name);
 /* "yes"/"no"/"true"/"false"/"1"/"0" for a bool; 'same' for a number that may be QOS_SAME. -EINVAL
- * with what is allowed. */
+ * with what is allowed: "TEXT: wrong value; ...", to which the caller puts the name as it was given
+ * to him. Nothing is changed then. */
 int qos_set(struct flow_qos *q, const struct qos_row *row, const char *text, struct err *e);
 void qos_text(const struct flow_qos *q, const struct qos_row *row, char *buf, size_t size);
+/* What is allowed, in words: "a number from 1 to 64". */
+void qos_allowed(const struct qos_row *row, char *buf, size_t size);
+/* The names that look most like a wrong one: "bandwidth, switchover-bandwidth". */
+void qos_nearest(const char *wrong, char *buf, size_t size);
 /* What only several values together tell: initial above max ... -EINVAL with remedy. */
 int qos_check(const struct flow_qos *q, struct err *e);

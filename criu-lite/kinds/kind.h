@@ -23,7 +23,7 @@
 
 /* Options of the command line that kinds obey (names as CRIU's). */
 struct kind_opts {
-	bool shell_job, ext_unix_sk, tcp_close, tcp_established, file_locks, link_remap;
+	bool shell_job, ext_unix_sk, tcp_close, tcp_established, skip_in_flight, file_locks, link_remap;
 	uint64_t ghost_limit;    /* bytes of a deleted file that may go into the images */
 };
 
