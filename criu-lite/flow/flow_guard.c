@@ -25,10 +25,14 @@
 struct guard_board {
 	atomic_bool over;            /* the list is complete, and its tasks are to end */
 	unsigned n;
-	struct {
+	struct board_task {
 		pid_t pid;
 		uint64_t start_time;
 	} task[BOARD_TASKS];
+	atomic_uint stopped_n;       /* tasks that the throttle has stopped or is about to stop */
+	struct board_task stopped[BOARD_TASKS];
+	atomic_bool frozen;          /* the freezer is in use */
+	struct freezer freezer;
 };
 
 static bool is_same(pid_t pid, uint64_t start_time)
@@ -48,6 +52,15 @@ static void end_all(const struct guard_board *board)
 	for (unsigned i = 0; i < board->n; i++)
 		if (is_same(board->task[i].pid, board->task[i].start_time))
 			kill(board->task[i].pid, SIGKILL);
+}
+
+static void let_go(const struct guard_board *board)
+{
+	if (board->frozen)
+		freezer_end(&board->freezer);
+	for (unsigned i = 0; i < board->stopped_n; i++)
+		if (is_same(board->stopped[i].pid, board->stopped[i].start_time))
+			kill(board->stopped[i].pid, SIGCONT);
 }
 
 static void sweep(pid_t root)
@@ -79,6 +92,7 @@ static void watch(int line, pid_t root, const struct guard_board *board)
 	dup2(line, 0);
 	syscall(SYS_close_range, 1, ~0u, 0);
 	if (read(0, &byte, 1) == 0) {
+		let_go(board);
 		if (board->over)
 			end_all(board);
 		else
@@ -119,6 +133,28 @@ void flow_guard_over(struct flow_guard *g, const struct tree *t)
 		b->task[b->n++].start_time = (*k)->start_time;
 	}
 	b->over = true;
+}
+
+size_t flow_guard_room(void) { return BOARD_TASKS; }
+
+void flow_guard_stopped(struct flow_guard *g, size_t i, pid_t pid, uint64_t start_time)
+{
+	g->board->stopped[i] = (struct board_task){ pid, start_time };
+}
+
+void flow_guard_stopped_count(struct flow_guard *g, size_t n)
+{
+	g->board->stopped_n = (unsigned)n;
+}
+
+void flow_guard_freezer(struct flow_guard *g, const struct freezer *f)
+{
+	if (f->n == 0) {
+		g->board->frozen = false;
+		return;
+	}
+	g->board->freezer = *f;
+	g->board->frozen = true;
 }
 
 void flow_guard_end(struct flow_guard *g)
