@@ -12,12 +12,13 @@
 enum cmd_bit {
 	CMD_MIGRATE = 1 << 0, CMD_RECEIVE = 1 << 1, CMD_DUMP = 1 << 2, CMD_PRE_DUMP = 1 << 3,
 	CMD_RESTORE = 1 << 4, CMD_CHECK = 1 << 5, CMD_SHOW = 1 << 6, CMD_CTL = 1 << 7,
+	CMD_REPORT = 1 << 8,
 };
 
 struct cmd_line {
 	struct flow_opts flow;       /* but for qos */
 	const char *log_file, *policy_dir;
-	const char *ghost_limit, *tracker, *tree;
+	const char *ghost_limit, *tracker, *tree, *output;
 	const char *qos[QOS_ROWS];   /* as given, valid; NULL: not given */
 	int verbosity;
 	bool help;

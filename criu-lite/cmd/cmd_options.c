@@ -89,6 +89,8 @@ static const struct option_row rows[] = {
 	{ 0, "quiet", NULL, "no progress, no summary", FLAG, AT(flow.quiet), CMD_MIGRATE },
 	{ 0, "json", NULL, "print what is printed at the end as JSON", FLAG, AT(flow.json),
 	  CMD_MIGRATE | CMD_CTL },
+	{ 'O', "output", "FILE.html", "where the page goes; - is stdout (default: FILE.html beside FILE)",
+	  TEXT, AT(output), CMD_REPORT },
 	{ 'h', "help", NULL, "print this", FLAG, AT(help), ALL },
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include "cmd.h"
+#include "flow_story.h"
 #include "img_dir.h"
 
 static int need_tree(const struct cmd_line *l, struct err *e)
@@ -57,6 +58,11 @@ static int run_show(struct cmd_line *l, struct err *e)
 	return img_file_show(l->args[0], stdout, e);
 }
 
+static int run_report(struct cmd_line *l, struct err *e)
+{
+	return story_report(l->args[0], l->output, e);
+}
+
 const struct cmd cmd_table[] = {
 	{ "migrate", "-t PID [OPTIONS] HOST:PORT", "Moves a running process tree to another host.",
 	  CMD_MIGRATE, 0, 1, cmd_migrate },
@@ -70,5 +76,7 @@ const struct cmd cmd_table[] = {
 	  run_restore },
 	{ "check", "[OPTIONS]", "Tries what criu-lite needs of this kernel.", CMD_CHECK, 0, 0, run_check },
 	{ "show", "FILE.img", "Prints an image file readably.", CMD_SHOW, 1, 1, run_show },
+	{ "report", "FILE.json [-O FILE.html]", "Makes a page of the samples of a migration.", CMD_REPORT, 1,
+	  1, run_report },
 	{ 0 },
 };
