@@ -91,12 +91,17 @@ static bool take_vma(struct ptext t, struct proc_maps *m)
 static void take_vmflags(struct ptext t, struct proc_vma *v)
 {
 	struct ptext name;
+	bool nameless = false;
 
 	while (ptext_field(&t, ' ', &name)) {
+		nameless |= ptext_is(&name, "??");
 		for (size_t i = 0; i < sizeof(vmflags) / sizeof(*vmflags); i++)
 			if (ptext_is(&name, vmflags[i].name))
 				v->vmflags |= vmflags[i].bit;
 	}
+	/* Older kernels (6.1) have a name for each flag of a locked mapping but VM_LOCKONFAULT. */
+	if (nameless && v->vmflags & PROC_VF_LO)
+		v->vmflags |= PROC_VF_LF;
 }
 
 static bool take_kb(struct ptext *t, uint64_t *bytes)

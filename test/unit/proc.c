@@ -112,18 +112,22 @@ static void smaps(void **state)
 		"SwapPss:               1 kB\nLocked:                4 kB\nTHPeligible:           0\n"
 		"ProtectionKey:         0\nVmFlags: rd wr mr mw me gd ac zz sd \n"
 		"7ffd097dd000-7ffd097de000 rw-p 00000000 00:00 0\n"
-		"VmFlags: rd wr nh dd uw\n";
+		"VmFlags: rd wr nh dd uw\n"
+		"7ffd097df000-7ffd097e0000 rw-p 00000000 00:00 0\nVmFlags: rd wr ?? \n"
+		"7ffd097e0000-7ffd097e1000 rw-p 00000000 00:00 0\nVmFlags: rd wr lo ?? \n";
 	struct err e = ERR_INIT;
 	struct proc_maps m;
 
 	assert_int_equal(PARSE(proc_smaps_parse, text, &m, &e), 0);
-	assert_int_equal(m.vma.n, 2);
+	assert_int_equal(m.vma.n, 4);
 	assert_int_equal(m.vma.at[0].vmflags, PROC_VF_GD | PROC_VF_AC | PROC_VF_MW);
 	assert_int_equal(m.vma.at[0].rss, 16384);
 	assert_int_equal(m.vma.at[0].anonymous, 12288);
 	assert_int_equal(m.vma.at[0].swap, 8192);
 	assert_int_equal(m.vma.at[0].locked, 4096);
 	assert_int_equal(m.vma.at[1].vmflags, PROC_VF_NH | PROC_VF_DD | PROC_VF_UW);
+	assert_int_equal(m.vma.at[2].vmflags, 0);
+	assert_int_equal(m.vma.at[3].vmflags, PROC_VF_LO | PROC_VF_LF);
 	proc_maps_free(&m);
 	assert_int_equal(PARSE(proc_smaps_parse, "Rss: 1 kB\n", &m, &e), -EBADMSG);
 	assert_int_equal(PARSE(proc_smaps_parse, "1000-2000 rw-p 0 0:0 0\nRss: x kB\n", &m, &e),
