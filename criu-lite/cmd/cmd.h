@@ -40,3 +40,4 @@ int cmd_parse(const struct cmd *c, int argc, char **argv, struct cmd_line *l, st
 void cmd_help(const struct cmd *c);
 
 int cmd_migrate(struct cmd_line *l, struct err *e);
+int cmd_ctl(struct cmd_line *l, struct err *e);

@@ -66,6 +66,8 @@ static int run_report(struct cmd_line *l, struct err *e)
 const struct cmd cmd_table[] = {
 	{ "migrate", "-t PID [OPTIONS] HOST:PORT", "Moves a running process tree to another host.",
 	  CMD_MIGRATE, 0, 1, cmd_migrate },
+	{ "ctl", "[ID] status|set KEY=VALUE...|abort|force-complete|list",
+	  "Watches and steers a migration that leaves this host.", CMD_CTL, 1, 2 + QOS_ROWS, cmd_ctl },
 	{ "receive", "[--listen HOST:PORT] [OPTIONS]", "Takes in migrating guests, one after another.",
 	  CMD_RECEIVE, 0, 0, run_receive },
 	{ "dump", "-t PID -D DIR [OPTIONS]", "Writes a checkpoint of a process tree, and ends it.",

@@ -153,7 +153,7 @@ int qos_set(struct flow_qos *q, const struct qos_row *row, const char *text, str
 	if (good)
 		return 0;
 	qos_allowed(row, allowed, sizeof(allowed));
-	err_say(e, EINVAL, "%.100s: wrong value", text);
+	err_say(e, EINVAL, "%.100s: wrong value", *text ? text : "\"\"");
 	return err_remedy(e, "allowed for %s: %s", row->name, allowed);
 }
 
