@@ -17,8 +17,10 @@
 #define COLUMN  2.0                  /* pixels in which points are joined */
 #define DOTS    40                   /* up to so many samples are marked each */
 #define BANDS   150                  /* places that tell their values when pointed at */
-#define LABEL_W 20.0                 /* between two labels of rounds */
-#define LINE_W  3.0                  /* between two lines of rounds */
+#define LABEL_W 28.0                 /* between two labels of rounds */
+#define LINES   60                   /* of more rounds there are ticks at the top only */
+#define TICK_H  5.0
+#define TICK_W  4.0                  /* between two ticks */
 #define SERIES_MAX 3
 
 struct unit {
@@ -108,7 +110,7 @@ static struct axis axis_for(const struct chart *c, double least, double max)
 	}
 	a.log = false;
 	a.max = c->top > 0 ? c->top : max / a.unit.size;
-	a.step = nice_step(a.max, 4);
+	a.step = nice_step(a.max, 5);
 	a.max = a.step * ceil(a.max / a.step - 1e-9);
 	return a;
 }
@@ -159,14 +161,15 @@ static void draw_x_axis(FILE *out, double end)
 
 static void draw_rounds(FILE *out, const struct story *s, double end)
 {
-	double line = LEFT - LINE_W, label = LEFT - LABEL_W;
+	double line = LEFT - TICK_W, label = LEFT - LABEL_W;
+	double bottom = s->round.n > LINES ? TOP + TICK_H : HEIGHT - BOTTOM;
 
 	vec_each(&s->round, r) {
 		double x = x_of(r->elapsed, end);
 
-		if (x < line + LINE_W)
+		if (x < line + TICK_W)
 			continue;
-		fprintf(out, "<path class=\"round\" d=\"M%.1f %.0fV%.0f\"/>\n", x, TOP, HEIGHT - BOTTOM);
+		fprintf(out, "<path class=\"round\" d=\"M%.1f %.0fV%.0f\"/>\n", x, TOP, bottom);
 		line = x;
 		if (x < label + LABEL_W)
 			continue;
@@ -365,7 +368,9 @@ void story_charts(FILE *out, const struct story *s)
 		      "far.</p>\n", out);
 		return;
 	}
-	fputs("<p class=\"dim\">Dotted lines: the end of each round, with its number.", out);
+	fputs("<p class=\"dim\">", out);
+	if (s->round.n)
+		fputs("Numbers above: the end of each round.", out);
 	if (s->result.downtime_ms > 0)
 		fputs(" Red line: the guest is stopped for the switch.", out);
 	fputs("</p>\n", out);

@@ -37,7 +37,8 @@ static struct flow_live live_of(const char *guest)
 
 static struct flow_report report_of(double seconds)
 {
-	struct flow_report r = { .start_ns = 1000000000, .total_bytes = 1024 * 1048576ull, .rounds = 8,
+	struct flow_report r = { .start_ns = io_now_ns() - (uint64_t)(seconds * 1e9),
+				 .total_bytes = 1024 * 1048576ull, .rounds = 8,
 				 .dirty_bytes = 2048 * 1048576ull, .wire_bytes = 900 * 1048576ull,
 				 .pages = 524288, .zero_pages = 131072 };
 	static const char *const names[] = { "stop", "capture", "shape", "pages", "prepare", "run" };
