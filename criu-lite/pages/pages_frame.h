@@ -24,7 +24,7 @@
 #include "err.h"
 #include "pages_tracker.h"
 
-#define FRAME_MAGIC 0x50544c43u      /* "CLTP" */
+#define FRAME_MAGIC 0x32544c43u      /* "CLT2": version 2 */
 #define FRAME_PAGES 256u
 #define FRAME_BYTES (FRAME_PAGES * 4096u)
 
@@ -64,6 +64,7 @@ struct frame {
 
 struct frame_ack {
 	uint64_t frames, bytes;      /* placed since the connection began; bytes as sent */
+	uint64_t placed;             /* bytes of guest memory, with zero pages */
 };
 
 /* Checks of a head as it came: bounded sizes, known values. -EBADMSG. */

@@ -19,6 +19,7 @@
 #include "pages_send_read.h"
 
 #define ACK_FRAMES 8
+#define ACK_BYTES (1u << 20)
 #define DRAIN_NS (2 * 1000000000ull)
 
 struct space {
@@ -32,7 +33,7 @@ struct conn {
 	int fd;
 	pthread_t thread;
 	struct frame_ack ack;
-	uint64_t acked;              /* frames */
+	struct frame_ack acked;      /* as last said */
 	ZSTD_DCtx *zstd;
 	uint8_t *raw, *packed;       /* FRAME_BYTES each */
 	uint8_t *zeros;              /* FRAME_BYTES, never written: all the kernel's zero page */
@@ -233,16 +234,20 @@ static int read_frame(struct conn *c, struct err *e)
 	return ret < 0 ? ret : 1;
 }
 
-/* Cumulative, so one answer serves many small frames; at once when the source has paused. */
+/* Cumulative, so one answer serves many small frames; at once when the source has paused. The source
+ * measures by what is placed: so not later than after ACK_BYTES. */
 static int acknowledge(struct conn *c, struct err *e)
 {
 	struct pollfd p = { .fd = c->fd, .events = POLLIN };
 
 	c->ack.frames++;
 	c->ack.bytes += frame_size(&c->frame.head) + c->frame.head.payload;
-	if (c->ack.frames - c->acked < ACK_FRAMES && poll(&p, 1, 0) > 0)
+	c->ack.placed += (frame_pages(&c->frame, FRAME_DATA) + frame_pages(&c->frame, FRAME_ZERO)) *
+			 PAGE_SIZE;
+	if (c->ack.frames - c->acked.frames < ACK_FRAMES &&
+	    c->ack.placed - c->acked.placed < ACK_BYTES && poll(&p, 1, 0) > 0)
 		return 0;
-	c->acked = c->ack.frames;
+	c->acked = c->ack;
 	return wire_send(c->fd, FRAME_ACK, &c->ack, sizeof(c->ack), e);
 }
 
@@ -363,7 +368,9 @@ int pages_receiver_add(struct pages_receiver *r, int data_fd, struct err *e)
 		free_conn(c);
 		return err_set(e, ret, "create thread");
 	}
+	pthread_mutex_lock(&r->lock);
 	vec_push(&r->conns, c);
+	pthread_mutex_unlock(&r->lock);
 	return 0;
 }
 

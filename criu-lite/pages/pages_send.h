@@ -9,12 +9,17 @@
 #include "pages_tracker.h"
 #include "wire_conn.h"
 
-enum comp_method { COMP_NONE, COMP_ZSTD };
+/* AUTO: each connection looks for what is fastest at the moment, none or some level of zstd. */
+enum comp_method { COMP_NONE, COMP_ZSTD, COMP_AUTO };
 
 struct pages_opts {
 	enum comp_method method;
-	int level;
-	uint64_t bandwidth;          /* bytes per second over all connections, 0: unlimited */
+	int level;                   /* of COMP_ZSTD; below 0: its fast levels */
+	uint64_t bandwidth;          /* bytes per second on the wire, over all connections;
+	                                0: unlimited. TCP/IP headers are taken as 2 % */
+	bool same;                   /* pages that are as the target holds them are not sent: needs
+	                                pages_sender_forget(). For good: not changed by
+	                                pages_sender_set() */
 };
 
 struct pages_space {
@@ -22,16 +27,31 @@ struct pages_space {
 	uint32_t id;                 /* pid of the task's leader, or shm id */
 	pid_t pid;                   /* to read from (TASK) */
 	int fd;                      /* to pread from (SHM) */
+	bool fixed;                  /* SHM: an object that nobody can truncate (no memfd): only of
+	                                these pages are left out by pages_opts.same, for the target
+	                                changes sizes when it is told the state */
 	bool live;                   /* pages_dump: the guest runs; what has gone is written as zeros,
 	                                the next scan will say so */
 };
 
+#define PAGES_CONNS_MAX 64
+
+struct pages_comp {
+	int8_t method, level;        /* COMP_NONE, COMP_ZSTD: of the last frame */
+};
+
 struct pages_stats {
-	uint64_t pages, zero_pages;  /* pages: with those that are zero */
-	uint64_t bytes_raw;          /* of pages that are not zero, before compression */
+	uint64_t pages, zero_pages;  /* pages: with those that are zero, and with */
+	uint64_t same_pages;         /* those not sent, because the target holds them as they are */
+	uint64_t bytes_raw;          /* of pages that are sent and not zero, before compression */
 	uint64_t bytes_wire, frames;
+	uint64_t bytes_placed;       /* guest memory, with zero pages, placed as the target says; after
+	                                a flush: (pages - same_pages) * PAGE_SIZE */
 	uint64_t skipped;            /* pages that had gone (live) */
 	uint64_t ns;                 /* from first send to last ack */
+	uint64_t queue_bytes;        /* guest memory that no connection has begun with yet */
+	size_t conns;                /* connections in use, the first of */
+	struct pages_comp conn[PAGES_CONNS_MAX];
 };
 
 struct pages_sender;
@@ -40,6 +60,31 @@ struct pages_sender;
 int pages_sender_new(struct pages_sender **s, int *data_fds, size_t n,
 		     const struct pages_opts *o, struct err *e);
 void pages_sender_free(struct pages_sender *s);
+
+/* While nothing is under way (before the first send, or after a flush): takes one more connection,
+ * which the target has given to pages_receiver_add(). It is number n, and in use unless
+ * pages_sender_use() said otherwise. At most PAGES_CONNS_MAX. The fd is the
+ * sender's from here on, also on failure. */
+int pages_sender_add(struct pages_sender *s, int data_fd, struct err *e);
+/* Only the first n connections (at least one; more than there are: all) take work from now on. From
+ * any thread, at any time; the others finish their frame, and stay open. */
+void pages_sender_use(struct pages_sender *s, size_t n);
+size_t pages_sender_conns(struct pages_sender *s);   /* how many there are */
+
+/* Other method, level, bandwidth. From any thread, at any time. Bandwidth counts at once, also for who
+ * waits for the old one; method and level from the next frame on. */
+void pages_sender_set(struct pages_sender *s, const struct pages_opts *o);
+
+/* Running totals since the beginning (pages_flush() gives those of a round). From any thread, at any
+ * time; cheap. */
+void pages_sender_sample(struct pages_sender *s, struct pages_stats *out);
+
+/* With pages_opts.same: what the target holds in these ranges is void (scan.reset: it was told to drop
+ * them; a mapping that it makes anew). Before pages_send() of the same round; r NULL: the whole space
+ * (address space or object is new, also under an old id; exec). `fresh` in pages_send() does that, too,
+ * but is not called for a space without pages. Forgetting too much costs only a page on the wire. */
+void pages_sender_forget(struct pages_sender *s, const struct pages_space *of, const struct prange *r,
+			 size_t n);
 
 /* Queues ranges. `fresh`: the receiver most likely holds nothing there: it looks whether zero pages
  * are zero already instead of writing them (a hint: a wrong one costs only time). `live`: pages
@@ -63,7 +108,8 @@ struct pages_left {
 typedef VEC(struct pages_left) pages_left_vec;
 void pages_take_back(struct pages_sender *s, pages_left_vec *left);
 
-/* From the next send on without compression: for the last round, if it is short. */
+/* From the next frame on without compression: for the last round, if it is short. Until
+ * pages_sender_set(). */
 void pages_sender_plain(struct pages_sender *s);
 
 struct pages_receiver;
@@ -77,6 +123,7 @@ struct pages_place {
 };
 int pages_receiver_new(struct pages_receiver **r, struct err *e);
 void pages_receiver_free(struct pages_receiver *r);      /* closes connections, joins threads */
+/* Takes a connection (owned from here on, also on failure); also between rounds. */
 int pages_receiver_add(struct pages_receiver *r, int data_fd, struct err *e);
 /* Between rounds only: says where a space lives now (replaces). */
 void pages_receiver_space(struct pages_receiver *r, int kind, uint32_t id, struct pages_place p);

@@ -12,7 +12,7 @@
 #include "io.h"
 
 /* What became of each page of a slice. */
-enum fate { FATE_DATA, FATE_ZERO, FATE_GONE };
+enum fate { FATE_DATA, FATE_ZERO, FATE_GONE, FATE_SAME };
 
 bool pages_is_zero(const void *page)
 {
@@ -143,19 +143,55 @@ static void add_page(struct frame *f, uint64_t at, enum frame_type type)
 		f->ranges[f->head.ranges++] = (struct frame_range){ at, 1, type };
 }
 
-/* Sorts the pages into ranges and closes the gaps that zero and lost pages leave in buf. */
-static size_t sort_pages(const struct pages_slice *s, uint8_t *fate, struct frame *f, uint8_t *buf)
+static void mark_zeros(uint8_t *fate, size_t n, const uint8_t *buf)
+{
+	for (size_t i = 0; i < n; i++)
+		if (fate[i] == FATE_DATA && pages_is_zero(buf + i * PAGE_SIZE))
+			fate[i] = FATE_ZERO;
+}
+
+/* Pages that the target holds as they are. What has gone may come back as something else. */
+static void mark_same(const struct pages_slice *s, struct same *same, uint8_t *fate,
+		      const uint8_t *buf)
+{
+	uint64_t at[FRAME_PAGES];
+	struct same_hash hash[FRAME_PAGES];
+	bool is[FRAME_PAGES];
+	uint8_t *whose[FRAME_PAGES];
+	size_t n = 0, page = 0;
+
+	for (size_t i = 0; i < s->n; i++) {
+		for (uint64_t a = s->r[i].start; a < s->r[i].end; a += PAGE_SIZE, page++) {
+			if (fate[page] == FATE_GONE) {
+				same_forget(same, s->from.kind, s->from.id,
+					    &(struct prange){ a, a + PAGE_SIZE }, 1);
+				continue;
+			}
+			at[n] = a;
+			hash[n] = fate[page] == FATE_ZERO ? same_hash_zero(same)
+							  : same_hash(same, buf + page * PAGE_SIZE);
+			whose[n++] = &fate[page];
+		}
+	}
+	if (!n)
+		return;
+	same_check(same, s->from.kind, s->from.id, at, hash, n, is);
+	for (size_t i = 0; i < n; i++)
+		if (is[i])
+			*whose[i] = FATE_SAME;
+}
+
+/* Sorts the pages into ranges and closes the gaps that all but data leaves in buf. */
+static void sort_pages(const struct pages_slice *s, const uint8_t *fate, struct frame *f,
+		       uint8_t *buf, struct slice_stats *st)
 {
 	uint8_t *from = buf, *to = buf;
-	size_t gone = 0;
 
 	for (size_t i = 0; i < s->n; i++) {
 		for (uint64_t at = s->r[i].start; at < s->r[i].end; at += PAGE_SIZE) {
-			if (*fate == FATE_DATA && pages_is_zero(from))
-				*fate = FATE_ZERO;
-			if (*fate == FATE_GONE)
-				gone++;
-			else
+			st->gone += *fate == FATE_GONE;
+			st->same += *fate == FATE_SAME;
+			if (*fate == FATE_DATA || *fate == FATE_ZERO)
 				add_page(f, at, *fate == FATE_ZERO ? FRAME_ZERO : FRAME_DATA);
 			if (*fate == FATE_DATA) {
 				if (to != from)
@@ -166,11 +202,10 @@ static size_t sort_pages(const struct pages_slice *s, uint8_t *fate, struct fram
 			fate++;
 		}
 	}
-	return gone;
 }
 
-int pages_slice_read(const struct pages_slice *s, struct frame *f, uint8_t *buf, size_t *skipped,
-		     struct err *e)
+int pages_slice_read(const struct pages_slice *s, struct same *same, struct frame *f, uint8_t *buf,
+		     struct slice_stats *st, struct err *e)
 {
 	uint8_t fate[FRAME_PAGES] = { 0 };
 	uint64_t limit = 0;
@@ -179,6 +214,10 @@ int pages_slice_read(const struct pages_slice *s, struct frame *f, uint8_t *buf,
 
 	if (ret < 0)
 		return ret;
+	mark_zeros(fate, slice_bytes(s) / PAGE_SIZE, buf);
+	/* The first time a page is sent nothing is known, and most are never sent again. */
+	if (same && !s->fresh && (s->from.kind == PAGES_TASK || s->from.fixed))
+		mark_same(s, same, fate, buf);
 	f->head = (struct frame_head){
 		.magic = FRAME_MAGIC,
 		.kind = s->from.kind,
@@ -186,6 +225,7 @@ int pages_slice_read(const struct pages_slice *s, struct frame *f, uint8_t *buf,
 		.flags = s->fresh ? FRAME_FRESH : 0,
 		.limit = limit,
 	};
-	*skipped = sort_pages(s, fate, f, buf);
+	*st = (struct slice_stats){ 0 };
+	sort_pages(s, fate, f, buf, st);
 	return 0;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "pages_frame.h"
+#include "pages_same.h"
 #include "pages_send.h"
 
 /* Part of what was queued: at most FRAME_PAGES pages of one space. */
@@ -13,10 +14,15 @@ struct pages_slice {
 	struct prange r[FRAME_PAGES];
 };
 
-/* Fills head and ranges (not payload, method, sum) and puts the pages that are not zero into buf
- * (FRAME_BYTES), one after the other. *skipped: pages that are no longer there (live only).
+struct slice_stats {
+	size_t gone;                 /* pages that are no longer there (live only) */
+	size_t same;                 /* pages that the target holds already */
+};
+
+/* Fills head and ranges (not payload, method, sum) and puts the pages that are neither zero nor
+ * known to the target (`same`, may be NULL) into buf (FRAME_BYTES), one after the other.
  * f->head.ranges is 0 if nothing is left to send. */
-int pages_slice_read(const struct pages_slice *s, struct frame *f, uint8_t *buf, size_t *skipped,
-		     struct err *e);
+int pages_slice_read(const struct pages_slice *s, struct same *same, struct frame *f, uint8_t *buf,
+		     struct slice_stats *st, struct err *e);
 
 bool pages_is_zero(const void *page);
