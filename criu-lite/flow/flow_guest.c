@@ -226,6 +226,15 @@ static bool has_gone(const struct guest *g, const struct guest_mm *m, int ret)
 	return m->task != g->tree.task.at[0] && (ret == -ESRCH || ret == -ENOENT);
 }
 
+bool guest_needs_stop(struct guest *g)
+{
+	guest_match(g);
+	vec_each(&g->mm, m)
+		if (!m->tracker || tracker_uncovered(m->tracker))
+			return true;
+	return false;
+}
+
 int guest_track(struct guest *g, enum tracker_kind k, struct err *e)
 {
 	guest_match(g);
@@ -396,12 +405,9 @@ void guest_put_inventory(const struct guest *g, struct img_set *set)
 	in.dump_uptime = (uint64_t)up.tv_sec * 1000000 + (uint64_t)up.tv_nsec / 1000;
 	in.has_tcp_close = true;
 	in.tcp_close = g->o->kinds.tcp_close;
-	in.has_cl_vdso = in.has_cl_shell_job = true;
-	in.cl_vdso = flow_vdso_hash();
+	in.has_cl_shell_job = true;
 	in.cl_shell_job = g->o->kinds.shell_job;
-	uint32_t size;
-	in.has_cl_xfeatures = true;
-	in.cl_xfeatures = flow_xfeatures(&size);
+	flow_describe_host(&in);
 	img_put(set, IMG_INVENTORY, 0, &in.base);
 }
 

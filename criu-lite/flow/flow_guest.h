@@ -53,6 +53,8 @@ int guest_skeleton(struct guest *g, struct img_set *set, struct err *e);
 void guest_match(struct guest *g);
 /* Starts trackers where there is none yet (each with a short stop of its task). */
 int guest_track(struct guest *g, enum tracker_kind k, struct err *e);
+/* Would it stop any? */
+bool guest_needs_stop(struct guest *g);
 
 int guest_freeze(struct guest *g, struct err *e);
 void guest_thaw(struct guest *g);

@@ -6,30 +6,17 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-#include "flow.h"
-#include "flow_guest.h"
 #include "flow_host.h"
-#include "flow_report.h"
+#include "flow_migration.h"
 #include "flow_stream.h"
 #include "io.h"
 #include "log.h"
 #include "wire_conn.h"
 
-#define ANSWER_MS   120000          /* the target works: shells, files, memory */
-#define CONNECTIONS_MAX 64
-
-struct migration {
-	const struct flow_opts *o;
-	struct guest guest;
-	struct wire_id id;
-	int control;
-	struct pages_sender *sender;
-	struct buf last_state;          /* skeleton as the target has it */
-	struct flow_report report;
-	uint64_t bytes_per_s;           /* placed, as measured */
-};
+#define RETREATS_MAX 5
 
 /* ---- preflight and connections ---- */
 
@@ -50,9 +37,11 @@ static int ask_target(struct migration *m, struct err *e)
 	StreamPreflight p = STREAM_PREFLIGHT__INIT;
 	_cleanup_msg_ StreamAnswer *a = NULL;
 	int ret = guest_skeleton(&m->guest, set, e);
+	uint64_t since = io_now_ns();
 
 	if (ret == 0)
 		ret = guest_fds_preview(&m->guest, e);
+	m->costs.look_ns = io_now_ns() - since;
 	if (ret == 0) {
 		guest_put_inventory(&m->guest, set);
 		img_set_encode(set, &m->last_state);
@@ -74,25 +63,175 @@ static int ask_target(struct migration *m, struct err *e)
 	return ret;
 }
 
-static int connect_data(struct migration *m, struct err *e)
+static struct pages_opts sender_opts(const struct flow_qos *q)
 {
-	const struct flow_qos *q = &m->o->qos;
-	struct pages_opts opts = { .method = q->comp_method == COMP_NONE ? COMP_NONE : COMP_ZSTD,
-				   .level = (int)q->comp_level,
-				   .bandwidth = (uint64_t)q->bandwidth << 20 };
-	int fds[CONNECTIONS_MAX];
-	unsigned n = 0;
-	int ret = 0;
+	return (struct pages_opts){ .method = (enum comp_method)q->comp_method,
+				    .level = (int)q->comp_level,
+				    .bandwidth = (uint64_t)q->bandwidth << 20, .same = true };
+}
 
-	for (; n < q->connections; n++)
-		if ((ret = wire_connect(m->o->where, WIRE_DATA, &m->id, &fds[n], e)) < 0)
-			break;
-	if (ret == 0)
-		return pages_sender_new(&m->sender, fds, n, &opts, e);
-	while (n-- > 0)
-		close(fds[n]);
+/* `n` more connections, which the target is waiting for. */
+static int connect_more(struct migration *m, size_t n, struct err *e)
+{
+	int ret = 0, fd;
+
+	for (size_t i = 0; i < n && ret == 0; i++)
+		if ((ret = wire_connect(m->o->where, WIRE_DATA, &m->id, &fd, e)) == 0)
+			ret = pages_sender_add(m->sender, fd, e);
 	return ret;
 }
+
+static int connect_data(struct migration *m, struct err *e)
+{
+	struct pages_opts opts = sender_opts(&m->o->qos);
+	int first, ret;
+
+	if ((ret = wire_connect(m->o->where, WIRE_DATA, &m->id, &first, e)) < 0 ||
+	    (ret = pages_sender_new(&m->sender, &first, 1, &opts, e)) < 0)
+		return ret;
+	return connect_more(m, (size_t)m->o->qos.connections - 1, e);
+}
+
+/* ---- changed while it runs ---- */
+
+void migration_sender_set(struct migration *m, const struct flow_qos *q, bool switching)
+{
+	struct pages_opts opts = sender_opts(q);
+
+	if (switching && q->switchover_bandwidth != QOS_SAME)
+		opts.bandwidth = (uint64_t)q->switchover_bandwidth << 20;
+	pages_sender_set(m->sender, &opts);
+}
+
+/* As many connections as are wished for; between rounds. */
+static int match_connections(struct migration *m, const struct flow_qos *q, struct err *e)
+{
+	StreamMore more = STREAM_MORE__INIT;
+	_cleanup_msg_ StreamAnswer *a = NULL;
+	size_t have = pages_sender_conns(m->sender), want = (size_t)q->connections;
+	int ret;
+
+	pages_sender_use(m->sender, want);
+	if (want <= have)
+		return 0;
+	more.connections = (uint32_t)(want - have);
+	if ((ret = stream_send(m->control, STREAM_MORE, &more, e)) < 0 ||
+	    (ret = connect_more(m, want - have, e)) < 0)
+		return ret;
+	return stream_recv(m->control, STREAM_READY, &a, ANSWER_MS, e);
+}
+
+/* ---- watched and steered ---- */
+
+struct flow_qos migration_qos(struct migration *m)
+{
+	pthread_mutex_lock(&m->watch.live.lock);
+	struct flow_qos q = m->watch.live.qos;
+	pthread_mutex_unlock(&m->watch.live.lock);
+	return q;
+}
+
+int migration_wanted(struct migration *m, struct err *e)
+{
+	if (!m->watch.live.abort)
+		return 0;
+	if (!m->watch.timed_out)
+		return err_say(e, ECANCELED, "aborted %s: the guest goes on here",
+			       m->watch.interrupted ? "by a signal" : "by criu-lite ctl");
+	err_say(e, ETIMEDOUT, "not complete within its time: the guest goes on here");
+	return err_remedy(e, "allow more time (--timeout), more downtime (--max-downtime), or "
+			     "--timeout-action suspend");
+}
+
+/* ctl has changed what the connections obey: at once, but not in the middle of the switch. */
+static void follow(struct migration *m, const struct flow_qos *q)
+{
+	unsigned changes = m->watch.live.changes;
+
+	if (changes == m->followed || !m->cancelable)
+		return;
+	m->followed = changes;
+	migration_sender_set(m, q, false);
+	pages_sender_use(m->sender, (size_t)q->connections);
+}
+
+static void rates(struct migration *m, const struct pages_stats *st, struct flow_sample *now)
+{
+	double s = now->elapsed - m->looked_s;
+	double raw = (double)st->bytes_raw - (double)m->looked.bytes_raw;
+	double wire = (double)st->bytes_wire - (double)m->looked.bytes_wire;
+
+	if (s <= 0)
+		return;
+	now->wire_rate = wire / s;
+	now->placed_rate = (double)(st->bytes_placed - m->looked.bytes_placed) / s;
+	if (wire > 0)
+		now->compression = raw / wire;
+	m->looked = *st;
+	m->looked_s = now->elapsed;
+}
+
+static uint64_t look(void *arg, struct flow_sample *now)
+{
+	struct migration *m = arg;
+	struct pages_stats st;
+
+	pages_sender_sample(m->sender, &st);
+	rates(m, &st, now);
+	pthread_mutex_lock(&m->watch.live.lock);
+	const struct flow_qos *q = &m->watch.live.qos;
+	follow(m, q);
+	now->phase = m->phase;
+	now->round = m->round_now;
+	now->total_bytes = m->report.total_bytes;
+	now->remaining_bytes = m->sending ? st.queue_bytes : m->to_send;
+	now->wire_bytes = st.bytes_wire;
+	now->pages = st.pages;
+	now->zero_pages = st.zero_pages;
+	now->same_pages = st.same_pages;
+	now->dirty_rate = (double)m->dirty_rate;
+	now->throttle = m->converge.throttle;
+	now->predicted_ms = m->converge.predicted_ms;
+	now->allowed_ms = converge_allowed_ms(&m->converge, q, io_now_ns());
+	uint64_t deadline = m->cancelable ? converge_deadline_ns(&m->converge, q) : 0;
+	pthread_mutex_unlock(&m->watch.live.lock);
+	return deadline;
+}
+
+static void obey(void *arg)
+{
+	struct migration *m = arg;
+	struct err why = ERR_INIT;
+
+	pthread_mutex_lock(&m->watch.live.lock);
+	if (m->cancelable && migration_wanted(m, &why) < 0) {
+		pages_sender_cancel(m->sender, &why);
+		shutdown(m->control, SHUT_RDWR);
+	} else if (m->cancelable && m->watch.live.force && !m->taken) {
+		m->taken = true;
+		pages_take_back(m->sender, &m->left);
+	}
+	pthread_mutex_unlock(&m->watch.live.lock);
+}
+
+static int begin_watch(struct migration *m, struct err *e)
+{
+	struct flow_live *l = &m->watch.live;
+	struct task *root = m->guest.tree.task.at[0];
+
+	for (size_t i = 0; i < sizeof(m->id.at); i++)
+		snprintf(l->id + 2 * i, 3, "%02x", m->id.at[i]);
+	snprintf(l->guest, sizeof(l->guest), "%s", root->comm);
+	snprintf(l->target, sizeof(l->target), "%s", m->o->where);
+	l->pid = root->pid;
+	l->qos = m->o->qos;
+	m->watch.look = look;
+	m->watch.obey = obey;
+	m->watch.arg = m;
+	return watch_begin(&m->watch, m->o, e);
+}
+
+/* ---- begin and end ---- */
 
 static int begin(struct migration *m, const struct flow_opts *o, struct err *e)
 {
@@ -100,6 +239,7 @@ static int begin(struct migration *m, const struct flow_opts *o, struct err *e)
 	int ret;
 
 	*m = (struct migration){ .o = o, .control = -1 };
+	live_begin(&m->watch.live);
 	m->report.start_ns = io_now_ns();
 	if (getrandom(&m->id, sizeof(m->id), 0) != sizeof(m->id))
 		return err_set(e, errno, "getrandom");
@@ -107,204 +247,71 @@ static int begin(struct migration *m, const struct flow_opts *o, struct err *e)
 	    (ret = guest_open(&m->guest, o, e)) < 0)
 		return ret;
 	m->guest.tracker = k;
+	m->throttle = throttle_new(o->pid, &m->guest.guard);
 	if ((ret = wire_connect(o->where, WIRE_CONTROL, &m->id, &m->control, e)) < 0)
 		return ret;
-	if ((ret = ask_target(m, e)) < 0)
+	if ((ret = ask_target(m, e)) < 0 || (ret = connect_data(m, e)) < 0)
 		return ret;
-	return connect_data(m, e);
+	m->phase = "setup";
+	converge_begin(&m->converge, m->report.total_bytes, io_now_ns());
+	m->cancelable = true;
+	return begin_watch(m, e);
 }
 
 static void end(struct migration *m)
 {
+	watch_end(&m->watch);
+	throttle_free(m->throttle);
 	pages_sender_free(m->sender);
 	if (m->control >= 0)
 		close(m->control);
 	if (m->guest.kinds)
 		guest_close(&m->guest);
+	round_forget(m);
 	buf_free(&m->last_state);
 	flow_report_free(&m->report);
+	live_end(&m->watch.live);
 }
 
 /* ---- rounds ---- */
 
-static uint64_t dirty_bytes(const guest_pages_vec *pages)
+static void slow_down(struct migration *m, const struct flow_qos *q)
 {
-	uint64_t sum = 0;
+	struct err wrong = ERR_INIT;
 
-	vec_each(pages, p)
-		sum += prange_bytes(&p->scan.dirty);
-	return sum;
+	if (throttle_set(m->throttle, m->converge.throttle, q->throttle, &wrong) < 0)
+		log_warn("the guest is not throttled: %s", wrong.text);
 }
 
-/* Tells the target the shape and what is void; it answers when pages may come. Nothing to tell:
- * nothing is told, unless it is the last round. */
-static int announce(struct migration *m, struct img_set *set, const guest_pages_vec *pages,
-		    uint32_t number, bool last, struct err *e)
+/* Until the guest may be stopped. *final: whatever is left then. */
+static int rounds(struct migration *m, bool *final, struct err *e)
 {
-	StreamRound r = STREAM_ROUND__INIT;
-	_cleanup_free_ StreamVoid *voids = xcalloc(pages->n, sizeof(*voids));
-	_cleanup_free_ StreamVoid **list = xcalloc(pages->n, sizeof(*list));
-	_cleanup_(buf_free) struct buf state = { 0 };
-	_cleanup_msg_ StreamAnswer *a = NULL;
-
-	r.number = number;
-	r.voids = list;
-	vec_each(pages, p) {
-		StreamVoid *v = &voids[r.n_voids];
-
-		if (!p->scan.reset.n)
-			continue;
-		stream_void__init(v);
-		v->kind = p->space.kind;
-		v->id = p->space.id;
-		v->n_range = 2 * p->scan.reset.n;
-		v->range = (uint64_t *)p->scan.reset.at;
-		list[r.n_voids++] = v;
-	}
-	img_set_encode(set, &state);
-	if (last || state.n != m->last_state.n || memcmp(state.at, m->last_state.at, state.n)) {
-		r.has_state = true;
-		r.state = (ProtobufCBinaryData){ state.n, state.at };
-	}
-	if (!last && number > 1 && !r.has_state && !r.n_voids)
-		return 0;
-	int ret = stream_send(m->control, last ? STREAM_LAST : STREAM_ROUND, &r, e);
-	if (ret < 0)
-		return ret;
-	struct buf old = m->last_state;
-	m->last_state = state;
-	state = old;
-	return stream_recv(m->control, STREAM_READY, &a, ANSWER_MS, e);
-}
-
-/* When the target gives up, its connections end; why it did so is on the control connection. */
-static int explain(struct migration *m, struct err *e)
-{
-	struct err why = ERR_INIT;
-	enum stream_type type;
-	_cleanup_msg_ ProtobufCMessage *ignored = NULL;
-
-	if (stream_recv_any(m->control, &type, &ignored, 1000, &why) == -EREMOTEIO)
-		*e = why;
-	return -e->code;
-}
-
-static int send_pages(struct migration *m, const guest_pages_vec *pages, bool live,
-		      struct pages_stats *st, struct err *e)
-{
+	enum converge_what what = CONVERGE_GO_ON;
+	struct converge_round r;
 	int ret = 0;
 
-	vec_each(pages, p)
-		if (ret == 0 && p->scan.dirty.n)
-			ret = pages_send(m->sender, &p->space, p->scan.dirty.at, p->scan.dirty.n,
-					 p->fresh, live, e);
-	if (ret == 0)
-		ret = pages_flush(m->sender, st, e);
-	return ret < 0 ? explain(m, e) : 0;
-}
-
-static int round_live(struct migration *m, uint32_t number, uint64_t *dirty, struct err *e)
-{
-	struct img_set *set = img_set_new();
-	guest_pages_vec pages = { 0 };
-	struct pages_stats st = { 0 };
-	uint64_t before = io_now_ns();
-	int ret = guest_skeleton(&m->guest, set, e);
-
-	if (ret == 0)
-		ret = guest_track(&m->guest, m->guest.tracker, e);
-	if (ret == 0 && (ret = guest_scan_live(&m->guest, &pages, e)) == 0 &&
-	    (ret = announce(m, set, &pages, number, false, e)) == 0)
-		ret = send_pages(m, &pages, true, &st, e);
-	*dirty = dirty_bytes(&pages);
-	guest_pages_free(&pages);
-	img_set_free(set);
-	uint64_t ns = io_now_ns() - before;
-	if (ret == 0 && *dirty > (8u << 20))
-		m->bytes_per_s = (uint64_t)((double)*dirty * 1e9 / (double)(ns ? ns : 1));
-	flow_report_round(&m->report, number, *dirty, &st, ns);
-	return ret;
-}
-
-/* Rounds go on while they still shrink what is left (one bad round does not count: the machine may
- * have been busy); then what is left must fit the downtime. */
-#define STALLS_MAX  2
-#define ROUNDS_MAX  30
-#define LITTLE      (256 * 1024ul)
-
-struct progress {
-	uint64_t best;               /* least bytes that a round found dirty */
-	unsigned stalls;             /* rounds since then */
-};
-
-static bool enough(const struct migration *m, uint32_t number, uint64_t now, struct progress *p)
-{
-	const struct flow_qos *q = &m->o->qos;
-	uint64_t rate = m->bytes_per_s ? m->bytes_per_s : 100u << 20;
-	double ms = (double)now * 1e3 / (double)rate;
-
-	p->stalls = now < p->best - p->best / 8 ? 0 : p->stalls + 1;
-	if (now < p->best)
-		p->best = now;
-	return number >= (q->max_rounds ? q->max_rounds : ROUNDS_MAX) || now <= LITTLE ||
-	       (ms < (double)q->max_downtime && p->stalls >= STALLS_MAX);
-}
-
-static int rounds(struct migration *m, struct err *e)
-{
-	struct progress p = { .best = UINT64_MAX };
-
-	for (uint32_t number = 1;; number++) {
-		uint64_t now = 0;
-		int ret = round_live(m, number, &now, e);
-
-		if (ret < 0)
+	do { /* one at least: the target needs a shape */
+		if ((ret = migration_wanted(m, e)) < 0 || (ret = round_live(m, &r, e)) < 0)
 			return ret;
-		if (enough(m, number, now, &p) && number > 1)
-			return 0;
-	}
+		struct flow_qos q = migration_qos(m);
+		pthread_mutex_lock(&m->watch.live.lock);
+		what = converge_next(&m->converge, &q, &r, io_now_ns());
+		pthread_mutex_unlock(&m->watch.live.lock);
+		slow_down(m, &q);
+		if ((ret = match_connections(m, &q, e)) < 0)
+			return ret;
+	} while (what == CONVERGE_GO_ON && !m->watch.live.force);
+	*final = m->watch.live.force || what == CONVERGE_ENOUGH;
+	return migration_wanted(m, e);
 }
 
 /* ---- the switch ---- */
 
-/* Compressing what is sent in a few milliseconds anyway only adds to them. */
-#define SHORT_MS 10
-
-static bool is_short(const struct migration *m, uint64_t bytes)
-{
-	return m->bytes_per_s && bytes * 1000 / m->bytes_per_s < SHORT_MS;
-}
-
-static int last_round(struct migration *m, struct err *e)
-{
-	struct img_set *set = img_set_new();
-	guest_pages_vec pages = { 0 };
-	struct pages_stats st = { 0 };
-	struct flow_report *r = &m->report;
-	int ret = guest_capture(&m->guest, set, &pages, e);
-
-	flow_report_mark(r, "capture");
-	if (ret == 0)
-		ret = announce(m, set, &pages, r->rounds + 1, true, e);
-	flow_report_mark(r, "shape");
-	if (ret == 0) {
-		if (is_short(m, dirty_bytes(&pages)))
-			pages_sender_plain(m->sender);
-		ret = send_pages(m, &pages, false, &st, e);
-	}
-	flow_report_mark(r, "pages");
-	if (ret == 0)
-		flow_report_round(r, r->rounds + 1, dirty_bytes(&pages), &st, st.ns);
-	guest_pages_free(&pages);
-	img_set_free(set);
-	return ret;
-}
-
-static int prepare(struct migration *m, struct err *e)
+static int prepare(struct migration *m, bool final, struct err *e)
 {
 	StreamSign seal = STREAM_SIGN__INIT;
 	_cleanup_msg_ StreamAnswer *a = NULL;
-	int ret = last_round(m, e);
+	int ret = round_last(m, final, e);
 
 	if (ret < 0 || (ret = stream_send(m->control, STREAM_SEAL, &seal, e)) < 0)
 		return ret;
@@ -320,6 +327,11 @@ static int commit(struct migration *m, struct err *e)
 	_cleanup_msg_ StreamAnswer *a = NULL;
 	int ret = guest_pin(&m->guest, e);
 
+	pthread_mutex_lock(&m->watch.live.lock);
+	if (ret == 0)
+		ret = migration_wanted(m, e);
+	m->cancelable = false;
+	pthread_mutex_unlock(&m->watch.live.lock);
 	if (ret < 0)
 		return -EREMOTEIO; /* nothing was said yet */
 	if ((ret = stream_send(m->control, STREAM_GO, &go, e)) == 0)
@@ -351,22 +363,31 @@ static void hurry(struct migration *m, bool on)
 	StreamSign soon = STREAM_SIGN__INIT;
 	struct err ignored = ERR_INIT; /* a broken link will show in the next message */
 
-	stream_send(m->control, STREAM_HURRY, &soon, &ignored);
+	stream_send(m->control, on ? STREAM_HURRY : STREAM_EASE, &soon, &ignored);
 	flow_hurry(on);
 }
 
-static int switch_over(struct migration *m, struct err *e)
+/* -EAGAIN: it runs again, as too much was left. */
+static int switch_over(struct migration *m, bool final, struct err *e)
 {
 	int ret;
 
+	pthread_mutex_lock(&m->watch.live.lock);
+	m->phase = "switch";
+	pthread_mutex_unlock(&m->watch.live.lock);
 	hurry(m, true);
+	throttle_pause(m->throttle);
 	flow_report_freeze(&m->report);
 	ret = guest_freeze(&m->guest, e);
 	flow_report_mark(&m->report, "stop");
-	if (ret == 0 && (ret = prepare(m, e)) < 0)
+	if (ret == 0 && (ret = prepare(m, final, e)) < 0)
 		guest_thaw(&m->guest);
 	if (ret < 0) {
-		flow_hurry(false);
+		throttle_resume(m->throttle);
+		if (ret == -EAGAIN)
+			hurry(m, false);
+		else
+			flow_hurry(false);
 		return ret;
 	}
 	ret = commit(m, e);
@@ -375,6 +396,7 @@ static int switch_over(struct migration *m, struct err *e)
 	if (ret == 0) {
 		flow_guard_over(&m->guest.guard, &m->guest.tree);
 		guest_kill(&m->guest);
+		round_count(m, m->last_dirty, &m->last_stats, m->last_stats.ns);
 		return 0;
 	}
 	if (ret != -EREMOTEIO)
@@ -384,19 +406,58 @@ static int switch_over(struct migration *m, struct err *e)
 	return ret;
 }
 
+/* Rounds and the switch; rounds again if the stopped guest had more to send than was foreseen. */
+static int move(struct migration *m, struct err *e)
+{
+	bool final;
+	int ret = guest_track(&m->guest, m->guest.tracker, e);
+
+	while (ret == 0) {
+		if ((ret = rounds(m, &final, e)) < 0)
+			break;
+		ret = switch_over(m, final || m->retreats >= RETREATS_MAX, e);
+		if (ret != -EAGAIN || m->retreats > RETREATS_MAX)
+			break;
+		m->retreats++;
+		m->converge.stalls = 0;
+		log_info("went on again: %s", e->text);
+		err_clear(e);
+		ret = 0;
+	}
+	return ret;
+}
+
+static int tell_result(struct migration *m, int ret, struct err *e)
+{
+	struct samples_more more = { .predicted_ms = m->predicted_ms };
+	const char *status = ret == 0 ? "completed" : m->watch.live.abort ? "aborted" : "failed";
+	struct err wrong = ERR_INIT;
+
+	if (!m->watch.o)
+		return ret; /* it never began */
+	if (ret < 0 && m->cancelable) {
+		/* what broke when it was ended is not the reason */
+		struct err why = ERR_INIT;
+
+		if (migration_wanted(m, &why) < 0)
+			*e = why;
+	}
+	if (watch_result(&m->watch, &m->report, status, &more, ret < 0 ? e : NULL, &wrong) < 0)
+		log_warn("report: %s", wrong.text);
+	m->report.predicted_ms = m->predicted_ms;
+	if (ret == 0 && !m->o->progress)
+		flow_report_print(&m->report, m->o->json);
+	return ret;
+}
+
 int flow_migrate(const struct flow_opts *o, struct err *e)
 {
 	struct migration m;
 	int ret = begin(&m, o, e);
 
 	if (ret == 0)
-		ret = guest_track(&m.guest, m.guest.tracker, e);
-	if (ret == 0)
-		ret = rounds(&m, e);
-	if (ret == 0)
-		ret = switch_over(&m, e);
-	if (ret == 0)
-		flow_report_print(&m.report, o->json);
+		ret = move(&m, e);
+	ret = tell_result(&m, ret, e);
 	end(&m);
 	return ret;
 }

@@ -41,6 +41,24 @@ static int check_memory(uint64_t need, struct err *e)
 	return err_remedy(e, "free memory on the target or raise its cgroup limit");
 }
 
+static int accept_data(struct arrival *a, uint32_t n, struct err *e)
+{
+	struct wire_peer data;
+	int ret;
+
+	for (uint32_t i = 0; i < n; i++) {
+		if ((ret = wire_listener_accept(a->listener, &data, HELLO_MS, e)) < 0)
+			return err_in(e, "data connection %u of %u more", i + 1, n);
+		if (data.role != WIRE_DATA) {
+			close(data.fd);
+			return err_say(e, EPROTO, "a second control connection");
+		}
+		if ((ret = pages_receiver_add(a->pages, data.fd, e)) < 0)
+			return ret;
+	}
+	return 0;
+}
+
 static int preflight(struct arrival *a, struct err *e)
 {
 	_cleanup_msg_ StreamPreflight *p = NULL;
@@ -72,25 +90,13 @@ static int preflight(struct arrival *a, struct err *e)
 		*e = wrong;
 		return ret;
 	}
-	if (p->connections < 1 || p->connections > 64)
+	if (p->connections < 1 || p->connections > PAGES_CONNS_MAX)
 		return err_say(e, EPROTO, "%u data connections", p->connections);
 	if ((ret = stream_answer(a->peer.fd, STREAM_VERDICT, NULL, 0, e)) < 0 ||
 	    (ret = pages_receiver_new(&a->pages, e)) < 0)
 		return ret;
 	wire_listener_expect(a->listener, &a->peer.id);
-	for (uint32_t i = 0; i < p->connections; i++) {
-		struct wire_peer data;
-
-		if ((ret = wire_listener_accept(a->listener, &data, HELLO_MS, e)) < 0)
-			return err_in(e, "data connection %u", i);
-		if (data.role != WIRE_DATA) {
-			close(data.fd);
-			return err_say(e, EPROTO, "a second control connection");
-		}
-		if ((ret = pages_receiver_add(a->pages, data.fd, e)) < 0)
-			return ret;
-	}
-	return 0;
+	return accept_data(a, p->connections, e);
 }
 
 /* ---- rounds ---- */
@@ -175,6 +181,14 @@ static int answer(struct arrival *a, enum stream_type type, int result, uint64_t
 	return result;
 }
 
+static int more(struct arrival *a, uint32_t n, struct err *e)
+{
+	uint64_t since = io_now_ns();
+	int ret = n > PAGES_CONNS_MAX ? err_say(e, EPROTO, "%u more connections", n) : accept_data(a, n, e);
+
+	return answer(a, STREAM_READY, ret, since, e);
+}
+
 static int rounds(struct arrival *a, struct err *e)
 {
 	for (;;) {
@@ -189,6 +203,15 @@ static int rounds(struct arrival *a, struct err *e)
 		if (type == STREAM_HURRY) {
 			flow_hurry(true);
 			shape_hurry(&a->landing.shape);
+			continue;
+		}
+		if (type == STREAM_EASE) {
+			flow_hurry(false);
+			continue;
+		}
+		if (type == STREAM_MORE) {
+			if ((ret = more(a, ((const StreamMore *)msg)->connections, e)) < 0)
+				return ret;
 			continue;
 		}
 		if (type != STREAM_ROUND && type != STREAM_LAST)

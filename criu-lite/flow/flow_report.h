@@ -10,6 +10,7 @@ struct flow_report {
 	uint64_t start_ns, total_bytes;
 	uint32_t rounds;
 	uint64_t dirty_bytes, wire_bytes, pages, zero_pages;
+	double predicted_ms;         /* downtime, as estimated with the guest stopped */
 	uint64_t freeze_ns, thaw_ns, last_mark_ns;
 	struct {
 		const char *name;

@@ -20,6 +20,8 @@ static const struct {
 	[STREAM_RUNNING] = { "running", &stream_answer__descriptor },
 	[STREAM_GO] = { "go", &stream_sign__descriptor },
 	[STREAM_HURRY] = { "hurry", &stream_sign__descriptor },
+	[STREAM_EASE] = { "ease", &stream_sign__descriptor },
+	[STREAM_MORE] = { "more connections", &stream_more__descriptor },
 };
 #define TYPES (sizeof(types) / sizeof(types[0]))
 

@@ -16,6 +16,8 @@ enum stream_type {
 	STREAM_RUNNING,
 	STREAM_GO,
 	STREAM_HURRY,                /* the last round is near */
+	STREAM_EASE,                 /* it is not, after all */
+	STREAM_MORE,                 /* connections */
 };
 
 int stream_send(int fd, enum stream_type type, const void *msg, struct err *e);

@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One round: scan, tell the target, send. While the guest runs, or as the last one. */
+#include <errno.h>
+#include <string.h>
+
+#include "flow_migration.h"
+#include "flow_stream.h"
+#include "io.h"
+
+/* The target's part of a switch that nothing tells beforehand: registers, signals, GO, run. */
+#define RUN_NS 1500000
+/* Compressing what is sent in a few milliseconds anyway only adds to them. */
+#define SHORT_MS 10
+/* Fewer bytes than that are no reason to let a stopped guest go on once more. */
+#define RETREAT_BYTES (1u << 20)
+
+static uint64_t dirty_bytes(const guest_pages_vec *pages)
+{
+	uint64_t sum = 0;
+
+	vec_each(pages, p)
+		sum += prange_bytes(&p->scan.dirty);
+	return sum;
+}
+
+/* ---- what an earlier round found and did not send ---- */
+
+void round_forget(struct migration *m)
+{
+	guest_pages_free(&m->carry);
+	vec_each(&m->left, l)
+		vec_free(&l->range);
+	vec_free(&m->left);
+}
+
+static void add_to(prange_vec *v, const prange_vec *more)
+{
+	prange_vec sum = { 0 };
+
+	prange_or(v, more, &sum);
+	vec_free(v);
+	*v = sum;
+}
+
+/* What is void remains so; of what is dirty, that which the new scan did not find again stays in
+ * m->carry. Spaces that are gone go. */
+static void join_carry(struct migration *m, guest_pages_vec *now)
+{
+	size_t keep = 0;
+
+	for (size_t i = 0; i < m->carry.n; i++) {
+		struct guest_pages c = m->carry.at[i], *p = NULL;
+		prange_vec rest = { 0 };
+
+		vec_each(now, n)
+			if (n->space.kind == c.space.kind && n->space.id == c.space.id)
+				p = n;
+		if (p) {
+			add_to(&p->scan.reset, &c.scan.reset);
+			prange_minus(&c.scan.dirty, &p->scan.dirty, &rest);
+			c.space = p->space;
+		}
+		scan_free(&c.scan);
+		c.scan.dirty = rest;
+		if (p)
+			m->carry.at[keep++] = c;
+	}
+	m->carry.n = keep;
+}
+
+/* All that the scan found is due later. */
+static void stash(struct migration *m, guest_pages_vec *pages)
+{
+	vec_each(&m->carry, c) {
+		struct guest_pages *p = NULL;
+
+		vec_each(pages, n)
+			if (n->space.kind == c->space.kind && n->space.id == c->space.id)
+				p = n;
+		if (p)
+			add_to(&p->scan.dirty, &c->scan.dirty);
+	}
+	round_forget(m);
+	m->carry = *pages;
+	memset(pages, 0, sizeof(*pages));
+}
+
+/* The round's sending was cut short: what was left of it. */
+static void keep_left(struct migration *m)
+{
+	guest_pages_free(&m->carry);
+	pthread_mutex_lock(&m->watch.live.lock);
+	vec_each(&m->left, l) {
+		struct guest_pages *c = NULL;
+
+		vec_each(&m->carry, k)
+			if (k->space.kind == l->space.kind && k->space.id == l->space.id)
+				c = k;
+		if (!c) {
+			c = vec_new(&m->carry);
+			c->space = l->space;
+		}
+		add_to(&c->scan.dirty, &l->range);
+		vec_free(&l->range);
+	}
+	m->left.n = 0;
+	pthread_mutex_unlock(&m->watch.live.lock);
+}
+
+/* ---- to the target ---- */
+
+static void void_list(const guest_pages_vec *pages, StreamVoid *voids, StreamVoid **list,
+		      StreamRound *r)
+{
+	vec_each(pages, p) {
+		StreamVoid *v = &voids[r->n_voids];
+
+		if (!p->scan.reset.n)
+			continue;
+		stream_void__init(v);
+		v->kind = p->space.kind;
+		v->id = p->space.id;
+		v->n_range = 2 * p->scan.reset.n;
+		v->range = (uint64_t *)p->scan.reset.at;
+		list[r->n_voids++] = v;
+	}
+}
+
+static int ready(struct migration *m, struct err *e)
+{
+	_cleanup_msg_ StreamAnswer *a = NULL;
+	uint64_t since = io_now_ns();
+	int ret = stream_recv(m->control, STREAM_READY, &a, ANSWER_MS, e);
+
+	if (ret < 0)
+		return ret;
+	uint64_t took = io_now_ns() - since, way = took > a->ns ? took - a->ns : 0;
+	m->costs.shape_ns = a->ns;
+	if (!m->costs.answer_ns || way < m->costs.answer_ns)
+		m->costs.answer_ns = way;
+	return 0;
+}
+
+/* Tells the target the shape and what is void; it answers when pages may come. Nothing to tell:
+ * nothing is told, unless it is the last round. */
+static int announce(struct migration *m, struct img_set *set, const guest_pages_vec *pages,
+		    bool last, struct err *e)
+{
+	StreamRound r = STREAM_ROUND__INIT;
+	_cleanup_free_ StreamVoid *voids = xcalloc(pages->n, sizeof(*voids));
+	_cleanup_free_ StreamVoid **list = xcalloc(pages->n, sizeof(*list));
+	_cleanup_(buf_free) struct buf state = { 0 };
+
+	r.number = m->round;
+	r.voids = list;
+	void_list(pages, voids, list, &r);
+	img_set_encode(set, &state);
+	if (last || state.n != m->last_state.n || memcmp(state.at, m->last_state.at, state.n)) {
+		r.has_state = true;
+		r.state = (ProtobufCBinaryData){ state.n, state.at };
+	}
+	if (!last && m->round > 1 && !r.has_state && !r.n_voids)
+		return 0;
+	int ret = stream_send(m->control, last ? STREAM_LAST : STREAM_ROUND, &r, e);
+	if (ret < 0)
+		return ret;
+	struct buf old = m->last_state;
+	m->last_state = state;
+	state = old;
+	return ready(m, e);
+}
+
+/* When the target gives up, its connections end; why it did so is on the control connection. */
+static int explain(struct migration *m, struct err *e)
+{
+	struct err why = ERR_INIT;
+	enum stream_type type;
+	_cleanup_msg_ ProtobufCMessage *ignored = NULL;
+
+	if (stream_recv_any(m->control, &type, &ignored, 1000, &why) == -EREMOTEIO)
+		*e = why;
+	return -e->code;
+}
+
+/* What the target drops, or never had. */
+static void forget(struct migration *m, const guest_pages_vec *pages)
+{
+	vec_each(pages, p) {
+		if (p->fresh)
+			pages_sender_forget(m->sender, &p->space, NULL, 0);
+		else if (p->scan.reset.n)
+			pages_sender_forget(m->sender, &p->space, p->scan.reset.at, p->scan.reset.n);
+	}
+}
+
+static int queue(struct migration *m, const guest_pages_vec *pages, bool live, struct err *e)
+{
+	int ret = 0;
+
+	vec_each(pages, p)
+		if (ret == 0 && p->scan.dirty.n)
+			ret = pages_send(m->sender, &p->space, p->scan.dirty.at, p->scan.dirty.n,
+					 p->fresh, live, e);
+	return ret;
+}
+
+static int send_pages(struct migration *m, const guest_pages_vec *pages, bool live,
+		      struct pages_stats *st, struct err *e)
+{
+	forget(m, pages);
+	int ret = queue(m, pages, live, e);
+
+	if (ret == 0)
+		ret = queue(m, &m->carry, true, e); /* it may have gone since it was found */
+	if (ret == 0)
+		ret = pages_flush(m->sender, st, e);
+	return ret < 0 ? explain(m, e) : 0;
+}
+
+void round_count(struct migration *m, uint64_t dirty, const struct pages_stats *st, uint64_t ns)
+{
+	flow_report_round(&m->report, m->round, dirty, st, ns);
+	watch_round(&m->watch, m->round, dirty, st->bytes_wire, (double)ns / 1e9);
+}
+
+/* ---- while the guest runs ---- */
+
+static int track(struct migration *m, struct err *e)
+{
+	uint64_t since = io_now_ns();
+
+	if (!guest_needs_stop(&m->guest))
+		return guest_track(&m->guest, m->guest.tracker, e);
+	throttle_pause(m->throttle);
+	int ret = guest_track(&m->guest, m->guest.tracker, e);
+	throttle_resume(m->throttle);
+	if (!m->costs.stop_ns)
+		m->costs.stop_ns = io_now_ns() - since;
+	return ret;
+}
+
+static int scan(struct migration *m, guest_pages_vec *pages, struct converge_round *r, struct err *e)
+{
+	bool soft = m->guest.tracker == TRACKER_SOFT_DIRTY;
+	uint64_t now = io_now_ns();
+
+	r->interval_ns = m->scan_at ? now - m->scan_at : 0;
+	r->ran = throttle_ran(m->throttle);
+	m->scan_at = now;
+	if (soft)
+		throttle_pause(m->throttle);
+	int ret = guest_scan_live(&m->guest, pages, e);
+	if (soft)
+		throttle_resume(m->throttle);
+	m->costs.scan_ns = io_now_ns() - now;
+	return ret;
+}
+
+static void begin_sending(struct migration *m, const struct converge_round *r)
+{
+	struct flow_watch *w = &m->watch;
+
+	pthread_mutex_lock(&w->live.lock);
+	m->to_send = r->dirty;
+	if (r->interval_ns)
+		m->dirty_rate = (uint64_t)((double)r->dirty * 1e9 / (double)r->interval_ns);
+	m->round_now = m->round;
+	m->phase = "round";
+	pthread_mutex_unlock(&w->live.lock);
+}
+
+static void set_sending(struct migration *m, bool on)
+{
+	pthread_mutex_lock(&m->watch.live.lock);
+	m->sending = on;
+	if (!on)
+		m->to_send = 0;
+	pthread_mutex_unlock(&m->watch.live.lock);
+}
+
+int round_live(struct migration *m, struct converge_round *r, struct err *e)
+{
+	struct img_set *set = img_set_new();
+	guest_pages_vec pages = { 0 };
+	struct pages_stats st = { 0 };
+	uint64_t before = io_now_ns();
+
+	*r = (struct converge_round){ .number = ++m->round };
+	int ret = guest_skeleton(&m->guest, set, e);
+	if (ret == 0)
+		ret = track(m, e);
+	if (ret == 0 && (ret = scan(m, &pages, r, e)) == 0) {
+		join_carry(m, &pages);
+		r->dirty = dirty_bytes(&pages) + dirty_bytes(&m->carry);
+		begin_sending(m, r);
+		uint64_t since = io_now_ns();
+		if ((ret = announce(m, set, &pages, false, e)) == 0) {
+			set_sending(m, true);
+			ret = send_pages(m, &pages, true, &st, e);
+		}
+		r->send_ns = io_now_ns() - since;
+		set_sending(m, false);
+	}
+	keep_left(m);
+	guest_pages_free(&pages);
+	img_set_free(set);
+	r->fixed_ns = round_fixed_ns(m);
+	round_count(m, r->dirty, &st, io_now_ns() - before);
+	return ret;
+}
+
+uint64_t round_fixed_ns(const struct migration *m)
+{
+	const struct switch_costs *c = &m->costs;
+
+	return c->stop_ns + c->scan_ns + c->look_ns + 3 * c->answer_ns + c->shape_ns + RUN_NS;
+}
+
+/* ---- the last one ---- */
+
+/* The exact count, with the guest stopped: does it fit after all? */
+static bool too_much(struct migration *m, uint64_t bytes)
+{
+	struct flow_qos q = migration_qos(m);
+	uint64_t fixed = round_fixed_ns(m);
+
+	m->predicted_ms = converge_downtime_ms(&m->converge, &q, (double)bytes, fixed);
+	return bytes > RETREAT_BYTES &&
+	       m->predicted_ms > converge_allowed_ms(&m->converge, &q, io_now_ns());
+}
+
+static void prepare_sender(struct migration *m, uint64_t bytes)
+{
+	struct flow_qos q = migration_qos(m);
+	double rate = m->converge.placed;
+
+	migration_sender_set(m, &q, true);
+	if (rate > 0 && (double)bytes * 1e3 / rate < SHORT_MS)
+		pages_sender_plain(m->sender);
+}
+
+int round_last(struct migration *m, bool final, struct err *e)
+{
+	struct img_set *set = img_set_new();
+	guest_pages_vec pages = { 0 };
+	struct pages_stats st = { 0 };
+	struct flow_report *r = &m->report;
+	int ret = guest_capture(&m->guest, set, &pages, e);
+
+	flow_report_mark(r, "capture");
+	if (ret == 0) {
+		join_carry(m, &pages);
+		uint64_t bytes = dirty_bytes(&pages) + dirty_bytes(&m->carry);
+		if (too_much(m, bytes) && !final) {
+			stash(m, &pages);
+			img_set_free(set);
+			return err_say(e, EAGAIN, "%lu MiB are left", bytes >> 20);
+		}
+		m->round++;
+		prepare_sender(m, bytes);
+		ret = announce(m, set, &pages, true, e);
+	}
+	flow_report_mark(r, "shape");
+	if (ret == 0)
+		ret = send_pages(m, &pages, false, &st, e);
+	flow_report_mark(r, "pages");
+	m->last_dirty = dirty_bytes(&pages) + dirty_bytes(&m->carry);
+	m->last_stats = st;
+	round_forget(m);
+	guest_pages_free(&pages);
+	img_set_free(set);
+	return ret;
+}
