@@ -8,14 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <sys/resource.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "cleanup.h"
 #include "io.h"
-#include "proc_maps.h"
+#include "task_vdso.h"
 
 int flow_need_root(struct err *e)
 {
@@ -46,20 +44,19 @@ void flow_hurry(bool on)
 					   on ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &p);
 }
 
-uint64_t flow_vdso_hash(void)
+void flow_describe_host(InventoryEntry *in)
 {
-	_cleanup_(buf_free) struct buf text = { 0 };
-	struct proc_maps maps = { 0 };
-	struct err e = ERR_INIT;
-	uint64_t hash = 0;
+	struct err ignored = ERR_INIT;
+	const uint8_t *image;
+	struct vdso v;
+	uint32_t size;
 
-	if (io_slurp_at(AT_FDCWD, "/proc/self/maps", &text, &e) == 0 &&
-	    proc_maps_parse((char *)text.at, text.n, &maps, &e) == 0)
-		vec_each(&maps.vma, v)
-			if (!strcmp(v->path, "[vdso]"))
-				hash = XXH3_64bits((void *)v->start, v->end - v->start);
-	proc_maps_free(&maps);
-	return hash;
+	if (vdso_here(&image, &in->cl_vdso_image.len, &v, &ignored) == 0) {
+		in->has_cl_vdso_image = true;
+		in->cl_vdso_image.data = (uint8_t *)image;
+	}
+	in->has_cl_xfeatures = true;
+	in->cl_xfeatures = flow_xfeatures(&size);
 }
 
 static uint64_t number_in(const char *path, const char *key)

@@ -6,13 +6,16 @@
 #include <stdint.h>
 
 #include "err.h"
+#include "inventory.pb-c.h"
 
 int flow_need_root(struct err *e);
 /* Descriptor limit as high as it may be: shells inherit it. */
 void flow_raise_limits(void);
 /* All threads of this process before other work of the machine (SCHED_FIFO), or as usual. */
 void flow_hurry(bool on);
-uint64_t flow_vdso_hash(void);
+/* What the target must have in common with this host, or must know of it. The message points into
+ * memory of this process. */
+void flow_describe_host(InventoryEntry *in);
 uint64_t flow_memory_available(void);   /* bytes; cgroup limits included */
 /* Features of the CPU as the kernel enables them (XCR0) and size of the xsave area. */
 uint64_t flow_xfeatures(uint32_t *size);

@@ -70,11 +70,8 @@ static void check_host(const struct img_set *set, struct complaints *c)
 		complain(c, &e);
 		return;
 	}
-	if (in->has_cl_vdso && in->cl_vdso != flow_vdso_hash()) {
-		err_say(&e, ENOTSUP, "the vDSO of this kernel is not the one the guest runs with");
-		err_remedy(&e, "use the same kernel on both hosts");
+	if (shape_vdso_check(set, &e) < 0)
 		complain(c, &e);
-	}
 	uint32_t size;
 	uint64_t have = flow_xfeatures(&size);
 	if (in->has_cl_xfeatures && in->cl_xfeatures & ~have) {
@@ -344,7 +341,7 @@ int landing_seal(struct landing *l, struct err *e)
 		if (t->state == TASK_DEAD)
 			continue;
 		if (first_of(l, i, vm_id))
-			ret = shape_finish(t, l->set, e);
+			ret = shape_finish(&l->shape, t, l->set, e);
 	}
 	for (size_t i = 0; ret == 0 && shape_at(&l->shape, i); i++) {
 		struct task *t = shape_at(&l->shape, i);

@@ -471,7 +471,10 @@ int task_mm_capture(struct task *t, struct kind_dump *c, bool frozen, struct img
 	if ((ret = put_addresses(t, &mm, &auxv, e)) < 0 || (ret = put_exe(t, c, &mm, e)) < 0 ||
 	    (frozen && (ret = ask_guest(t, &mm, e)) < 0))
 		return err_in(e, "pid %d (%s)", t->pid, t->comm);
+	mm.cl_vdso = task_vdso_look(t, &mm);
 	img_put(set, IMG_MM, (uint64_t)t->pid, &mm.base);
+	if (mm.cl_vdso)
+		vdso_image_entry__free_unpacked(mm.cl_vdso, NULL);
 	return 0;
 }
 

@@ -58,6 +58,9 @@ int task_mm_check(const struct task *t, struct err *e);
 int task_mm_capture(struct task *t, struct kind_dump *c, bool frozen, struct img_set *set,
 		    struct err *e);
 
+/* Which vDSO the program calls: a new message, NULL if it has none. mm: with its auxv. */
+VdsoImageEntry *task_vdso_look(const struct task *t, const MmEntry *mm);
+
 /* What a mapping holds is private pages (to be tracked by address). */
 bool task_vma_private(const struct proc_vma *v);
 /* A mapping of a shared memory object (anonymous shared or memfd, shared). */

@@ -65,6 +65,9 @@ static inline uint64_t part_unblocked(struct rthread *t, const struct proc_statu
 /* Registers; robust list and rseq, which are looked at in the same way. */
 /* Right after the thread was stopped; see task_state_held(). */
 int task_regs_leave_rseq(struct rthread *t, struct err *e);
+/* Threads go on to the end of the vDSO's function that they are in (task_vdso_source.c): the next
+ * kernel's is another, and its data are. */
+int task_vdso_leave(struct task *t, struct err *e);
 int task_regs_look(struct part *p, struct err *e);
 /* After sigactions are known: what a resumed thread must find in its registers. */
 int task_regs_take(struct part *p, const TaskCoreEntry *leader, struct err *e);

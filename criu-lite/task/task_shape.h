@@ -26,6 +26,9 @@ struct task *shape_at(const struct shape *s, size_t i);
 int shape_check(const struct img_set *set, bool shell_job,
 		void (*complain)(void *arg, const struct err *e), void *arg);
 
+/* Can the guest's vDSO be kept on this kernel, if that has another? */
+int shape_vdso_check(const struct img_set *set, struct err *e);
+
 /* Processes as in pstree.img and ids-*.img: missing ones are made, surplus ones killed. */
 int shape_tree(struct shape *s, const struct img_set *set, struct err *e);
 
@@ -39,8 +42,8 @@ int shape_drop(struct task *t, const struct grange *r, size_t n, struct err *e);
 /* Shells of zombies end as the zombies did. */
 int shape_zombies(struct shape *s, const struct img_set *set, struct err *e);
 
-/* Guard regions (MADV_GUARD_INSTALL), mlock: when all pages are placed. */
-int shape_finish(struct task *t, const struct img_set *set, struct err *e);
+/* The vDSO, guard regions (MADV_GUARD_INSTALL), mlock: when all pages are placed. */
+int shape_finish(struct shape *s, struct task *t, const struct img_set *set, struct err *e);
 
 /* mm fields, exe link, fs: cwd, root, umask. */
 int shape_mm_fields(struct task *t, struct kind_restore *c, const struct img_set *set,

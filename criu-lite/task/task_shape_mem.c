@@ -17,7 +17,6 @@
 #include "task_mm.h"
 #include "task_shape_priv.h"
 
-#define USER_END 0x7ffffffff000ull
 #define FDS_MAX  200
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE 0x08
@@ -28,14 +27,12 @@
 
 #define MADV_POPULATE_WRITE_ 23
 
-#define SPECIAL (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)
+#define SPECIAL SHAPE_SPECIAL
 /* Two mappings with these in common can be one piece of memory. */
 #define BACKING_STATUS (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE | \
 			VMA_MEMFD | SPECIAL)
 #define BACKING_FLAGS (MAP_SHARED | MAP_PRIVATE | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | \
 		       MAP_NORESERVE)
-
-typedef VEC(struct shape_vma) vma_vec;
 
 /* ---- reading what is wanted ---- */
 
@@ -44,7 +41,7 @@ static int bad(const struct task *t, size_t i, const char *what, struct err *e)
 	return err_say(e, EBADMSG, "mm-%d.img: mapping %zu: %s", t->pid, i, what);
 }
 
-static int check_wanted(const struct task *t, const vma_vec *want, struct err *e)
+static int check_wanted(const struct task *t, const shape_vma_vec *want, struct err *e)
 {
 	struct grange stub = remote_stub(t->remote);
 	uint64_t at = 0;
@@ -56,7 +53,7 @@ static int check_wanted(const struct task *t, const vma_vec *want, struct err *e
 			continue;
 		if ((v->start | v->end | v->pgoff) & (PAGE_SIZE - 1))
 			return bad(t, i, "not page aligned", e);
-		if (v->start < at || v->end <= v->start || v->end > USER_END)
+		if (v->start < at || v->end <= v->start || v->end > SHAPE_USER_END)
 			return bad(t, i, "out of order or out of range", e);
 		if (v->start < stub.end && stub.start < v->end)
 			return err_say(e, ENOMEM, "mapping %lx-%lx of pid %d lies where the stub is",
@@ -68,9 +65,10 @@ static int check_wanted(const struct task *t, const vma_vec *want, struct err *e
 	return 0;
 }
 
-static int read_wanted(const struct task *t, const struct img_set *set, vma_vec *want,
+static int read_wanted(struct shape_task *st, const struct img_set *set, shape_vma_vec *want,
 		       struct err *e)
 {
+	const struct task *t = &st->task;
 	_cleanup_msg_ MmEntry *mm = NULL;
 	int ret = img_get(set, IMG_MM, (uint64_t)t->pid, 0, &mm, e);
 
@@ -83,86 +81,8 @@ static int read_wanted(const struct task *t, const struct img_set *set, vma_vec 
 			.start = v->start, .end = v->end, .pgoff = v->pgoff, .id = v->shmid,
 			.madv = v->madv, .prot = v->prot, .flags = v->flags, .status = v->status });
 	}
-	return check_wanted(t, want, e);
-}
-
-/* ---- vdso and vvar ---- */
-
-struct special {
-	uint64_t start, end;
-	char name[16];
-};
-typedef VEC(struct special) special_vec;
-
-static int specials_of(const struct task *t, special_vec *out, struct err *e)
-{
-	struct proc_maps maps = { 0 };
-	int ret = shape_read_maps(t, &maps, e);
-
-	if (ret == 0)
-		vec_each(&maps.vma, v)
-			if (task_vma_special(v) && strcmp(v->path, "[vsyscall]")) {
-				struct special *s = vec_new(out);
-
-				s->start = v->start;
-				s->end = v->end;
-				snprintf(s->name, sizeof(s->name), "%s", v->path);
-			}
-	proc_maps_free(&maps);
-	return ret;
-}
-
-static int vdso_differs(const struct shape_vma *v, struct err *e)
-{
-	err_say(e, ENOTSUP, "the vDSO of this kernel differs from the guest's (mapping %lx-%lx)",
-		v->start, v->end);
-	return err_remedy(e, "use the same kernel on both hosts");
-}
-
-/* vvar parts and vdso lie side by side, in the same order on one kernel. All go aside first: old
- * and new places may overlap. */
-static int plan_moves(struct shape_task *st, const vma_vec *want, const special_vec *have,
-		      struct pump *aside, struct pump *home, struct err *e)
-{
-	gaddr hop = remote_stub(st->task.remote).end + (16ul << 20);
-	size_t n = 0;
-
-	vec_each(want, v) {
-		if (!(v->status & (VMA_VDSO | VMA_VVAR)))
-			continue;
-		const struct special *s = n < have->n ? &have->at[n] : NULL;
-		n++;
-		if (!s || s->end - s->start != v->end - v->start ||
-		    !(v->status & VMA_VDSO) != !!strcmp(s->name, "[vdso]"))
-			return vdso_differs(v, e);
-		uint64_t len = s->end - s->start;
-		if (s->start == v->start)
-			continue;
-		pump_call(aside, "mremap(vdso)", SYS_mremap, s->start, len, len,
-			  MREMAP_MAYMOVE | MREMAP_FIXED, hop);
-		pump_call(home, "mremap(vdso)", SYS_mremap, hop, len, len,
-			  MREMAP_MAYMOVE | MREMAP_FIXED, v->start);
-		hop += len;
-	}
-	for (; n < have->n; n++) /* the guest had unmapped it, or had none */
-		if (strcmp(have->at[n].name, "[vdso]"))
-			pump_call(aside, "munmap", SYS_munmap, have->at[n].start,
-				  have->at[n].end - have->at[n].start);
-	return 0;
-}
-
-static int move_specials(struct shape_task *st, const vma_vec *want, struct err *e)
-{
-	special_vec have = { 0 };
-	struct pump aside = PUMP(st->task.remote, e), home = PUMP(st->task.remote, e);
-	int ret = specials_of(&st->task, &have, e);
-
-	if (ret == 0)
-		ret = plan_moves(st, want, &have, &aside, &home, e);
-	vec_free(&have);
-	aside.ret = ret;
-	home.ret = pump_end(&aside);
-	return pump_end(&home);
+	ret = check_wanted(t, want, e);
+	return ret < 0 ? ret : shape_vdso_want(st, mm, want, e);
 }
 
 /* ---- what differs ---- */
@@ -192,15 +112,15 @@ struct kept {
 };
 
 struct diff {
-	vma_vec gone, fresh;          /* to unmap; to make */
+	shape_vma_vec gone, fresh;          /* to unmap; to make */
 	VEC(struct kept) kept;        /* to change, pages stay */
-	vma_vec pieced;               /* wanted as one, made of several pieces */
+	shape_vma_vec pieced;               /* wanted as one, made of several pieces */
 };
 
 static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* Both lists ascend: one walk over the pieces that their boundaries cut. */
-static void compare(const vma_vec *have, const vma_vec *want, struct diff *d)
+static void compare(const shape_vma_vec *have, const shape_vma_vec *want, struct diff *d)
 {
 	size_t h = 0, w = 0, pieces = 0;
 	uint64_t at = 0;
@@ -300,7 +220,7 @@ static int backing_fd(struct kind_restore *c, const struct shape_vma *v, struct 
 }
 
 /* Mappings [from, to) of d->fresh: their files go into the shell for the while. */
-static int make_some(struct task *t, struct kind_restore *c, const vma_vec *fresh, size_t from,
+static int make_some(struct task *t, struct kind_restore *c, const shape_vma_vec *fresh, size_t from,
 		     size_t *to, struct err *e)
 {
 	struct remote_fd fds[FDS_MAX];
@@ -343,7 +263,7 @@ static int make_some(struct task *t, struct kind_restore *c, const vma_vec *fres
 	return pump_end(&p);
 }
 
-static int unmap(struct task *t, const vma_vec *gone, struct err *e)
+static int unmap(struct task *t, const shape_vma_vec *gone, struct err *e)
 {
 	struct pump p = PUMP(t->remote, e);
 
@@ -377,26 +297,9 @@ static int apply(struct shape_task *st, struct kind_restore *c, const struct dif
 	return 0;
 }
 
-/* An exec gives the guest its vDSO elsewhere. */
-static bool specials_differ(const vma_vec *have, const vma_vec *want)
-{
-	size_t h = 0, w = 0;
-
-	for (;; h++, w++) {
-		while (h < have->n && !(have->at[h].status & SPECIAL))
-			h++;
-		while (w < want->n && !(want->at[w].status & SPECIAL))
-			w++;
-		if (h == have->n || w == want->n)
-			return h != have->n || w != want->n;
-		if (have->at[h].start != want->at[w].start || have->at[h].end != want->at[w].end)
-			return true;
-	}
-}
-
 /* Pieces that the kernel did not merge would be seen by the guest: mremap fails across them. Such a
  * mapping is made anew and gets its pages back. */
-static int merge_pieces(struct shape_task *st, struct kind_restore *c, const vma_vec *pieced,
+static int merge_pieces(struct shape_task *st, struct kind_restore *c, const shape_vma_vec *pieced,
 			struct err *e)
 {
 	struct proc_maps maps = { 0 };
@@ -435,33 +338,24 @@ static bool owns_mm(const struct shape *s, const struct shape_task *st)
 	return true;
 }
 
-/* All that share the memory are told. */
-static void vdso_moved(struct shape *s, const struct shape_task *st)
-{
-	vec_each(&s->task, o)
-		if ((*o)->task.remote && (*o)->task.vm_id == st->task.vm_id)
-			remote_vdso_moved((*o)->task.remote);
-}
-
 static int shape_one(struct shape *s, struct shape_task *st, struct kind_restore *c,
 		     const struct img_set *set, struct err *e)
 {
-	vma_vec want = { 0 };
+	shape_vma_vec want = { 0 };
 	struct diff d = { 0 };
-	int ret = read_wanted(&st->task, set, &want, e);
+	bool moved = false;
+	int ret = read_wanted(st, set, &want, e);
 
 	if (ret == 0) {
-		vma_vec have = { st->vma.at, st->vma.n, st->vma.cap };
-
-		compare(&have, &want, &d);
+		compare(&st->vma, &want, &d);
 		ret = unmap(&st->task, &d.gone, e);
-		if (ret == 0 && specials_differ(&have, &want)) {
-			ret = move_specials(st, &want, e);
-			vdso_moved(s, st);
-		}
-		if (ret == 0)
-			ret = apply(st, c, &d, e);
 	}
+	if (ret == 0)
+		ret = shape_vdso_place(st, &want, &moved, e);
+	if (moved)
+		shape_vdso_moved(s, st);
+	if (ret == 0)
+		ret = apply(st, c, &d, e);
 	if (ret == 0)
 		ret = merge_pieces(st, c, &d.pieced, e);
 	vec_free(&d.pieced);
@@ -473,9 +367,7 @@ static int shape_one(struct shape *s, struct shape_task *st, struct kind_restore
 		return err_in(e, "shell %d", st->task.pid);
 	}
 	vec_free(&st->vma);
-	st->vma.at = want.at;
-	st->vma.n = want.n;
-	st->vma.cap = want.cap;
+	st->vma = want;
 	return 0;
 }
 
@@ -510,12 +402,18 @@ int shape_drop(struct task *t, const struct grange *r, size_t n, struct err *e)
 	return pump_end(&p);
 }
 
-int shape_finish(struct task *t, const struct img_set *set, struct err *e)
+int shape_finish(struct shape *s, struct task *t, const struct img_set *set, struct err *e)
 {
+	struct shape_task *st = (struct shape_task *)t;
 	_cleanup_msg_ MmEntry *mm = NULL;
+	bool moved = false;
 	int ret = img_get(set, IMG_MM, (uint64_t)t->pid, 0, &mm, e);
 	struct pump p = PUMP(t->remote, e);
 
+	if (ret == 0)
+		ret = shape_vdso_finish(st, set, mm, &moved, e);
+	if (moved)
+		shape_vdso_moved(s, st);
 	if (ret < 0)
 		return ret;
 	for (size_t i = 0; i + 1 < mm->n_cl_guard; i += 2)

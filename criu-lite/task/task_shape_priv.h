@@ -3,6 +3,7 @@
 #pragma once
 
 #include "proc_maps.h"
+#include "task_mm.h"
 #include "task_shape.h"
 
 struct shape_vma {
@@ -10,11 +11,30 @@ struct shape_vma {
 	uint32_t prot, flags, status;
 };
 
+typedef VEC(struct shape_vma) shape_vma_vec;
+
+#define SHAPE_SPECIAL (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)
+#define SHAPE_USER_END 0x7ffffffff000ull
+
 struct shape_task {
 	struct task task;
 	bool ready;                      /* session and group are final */
-	VEC(struct shape_vma) vma;       /* mapped now */
+	enum { VDSO_AS_IT_IS, VDSO_IS_KEPT, VDSO_GOES_HOME } vdso;
+	shape_vma_vec vma;               /* mapped now */
 };
+
+/* ---- task_vdso_shape.c: the guest's vDSO on this kernel (task_vdso.h) ---- */
+
+/* Turns the guest's [vdso] and [vvar] in `want` into plain mappings where this kernel's do not fit. */
+int shape_vdso_want(struct shape_task *st, const MmEntry *mm, shape_vma_vec *want, struct err *e);
+/* Puts this kernel's to their places, or aside, between the guest's mappings; *moved says whether
+ * anything was. What the guest has no longer is unmapped already. */
+int shape_vdso_place(struct shape_task *st, const shape_vma_vec *want, bool *moved, struct err *e);
+/* All pages are there: a kept vDSO leads into this kernel's, or gives way to it (*moved). */
+int shape_vdso_finish(struct shape_task *st, const struct img_set *set,
+		      const MmEntry *mm, bool *moved, struct err *e);
+/* All that share the memory of a task are told that its vDSO has moved. */
+void shape_vdso_moved(struct shape *s, const struct shape_task *st);
 
 /* ---- task_shape_pages.c: pages of a mapping that is made anew ---- */
 

@@ -175,7 +175,7 @@ static int forget_mappings(const struct shape_task *creator, struct remote *r, u
 
 	if (creator && !(flags & CLONE_VM))
 		vec_each(&creator->vma, v)
-			if (!(v->status & (1u << 3 | 1u << 12 | 1u << 2)))
+			if (!(v->status & SHAPE_SPECIAL))
 				pump_call(&p, "munmap", SYS_munmap, v->start, v->end - v->start);
 	return pump_end(&p);
 }

@@ -158,10 +158,11 @@ int task_state_held(struct task *task, struct err *e)
 		return 0;
 	task_watch_stopped(task);
 	find_state(task);
-	for (size_t i = 0; remote_thread(task->remote, i); i++) {
+	int ret = task_vdso_leave(task, e);
+
+	for (size_t i = 0; ret == 0 && remote_thread(task->remote, i); i++) {
 		struct rthread *t = remote_thread(task->remote, i);
 		uint64_t pending = 0;
-		int ret;
 
 		if (!t->stopped)
 			continue;
@@ -173,7 +174,7 @@ int task_state_held(struct task *task, struct err *e)
 			return ret;
 		task_regs_restartable(t, pending);
 	}
-	return 0;
+	return ret;
 }
 
 static CoreEntry *new_core(const struct task *t, bool leader, bool thread)
