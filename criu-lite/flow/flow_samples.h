@@ -24,7 +24,7 @@ void samples_round(struct buf *out, double elapsed, uint32_t round, uint64_t dir
 /* What the report itself does not hold. */
 struct samples_more {
 	uint64_t same_pages;
-	double predicted_ms;         /* downtime, as estimated before the switch; 0: not estimated */
+	double predicted_ms;         /* downtime, as estimated before the switch; 0: it was not */
 };
 /* status: "completed", "failed", "aborted". `why` may be NULL. */
 void samples_result(struct buf *out, const struct flow_report *r, const char *status,

@@ -84,8 +84,8 @@ static void put_outcome(FILE *out, const struct story *s)
 		fputs("no result", out);
 	fputs("</b>", out);
 	if (!s->status)
-		fprintf(out, ": what was recorded ends after %s; the migration was still going on then, or "
-			     "criu-lite was killed", story_ms(story_end(s) * 1e3).at);
+		fprintf(out, ": what was recorded ends after %s; the migration was still going on "
+			     "then, or criu-lite was killed", story_ms(story_end(s) * 1e3).at);
 	else
 		fprintf(out, " after %s, in %.0f round%s", story_ms(r->total_s * 1e3).at, r->rounds,
 			r->rounds == 1 ? "" : "s");
@@ -104,8 +104,8 @@ static void put_outcome(FILE *out, const struct story *s)
 	}
 	fputs("</div>\n", out);
 	if (s->cut_line)
-		fprintf(out, "<p class=\"dim\">Line %zu of the samples is cut off and was left out.</p>\n",
-			s->cut_line);
+		fprintf(out, "<p class=\"dim\">Line %zu of the samples is cut off and was left out."
+			     "</p>\n", s->cut_line);
 }
 
 /* ---- facts ---- */
@@ -187,13 +187,15 @@ static void put_rounds(FILE *out, const struct story *s)
 		     "<tr><th class=\"n\">round</th><th class=\"n\">over after</th>"
 		     "<th class=\"n\">took</th><th class=\"n\">dirty</th><th class=\"n\">sent</th>"
 		     "<th class=\"n\">dirty per second of it</th></tr>\n",
-		s->round.n <= 20 ? " open" : "", from ? "the last " : "", s->round.n - from, s->round.n);
+		s->round.n <= 20 ? " open" : "", from ? "the last " : "", s->round.n - from,
+		s->round.n);
 	for (size_t i = from; i < s->round.n; i++) {
 		const struct story_round *r = &s->round.at[i];
 
-		fprintf(out, "<tr><td class=\"n\">%.0f</td><td class=\"n\">%s</td><td class=\"n\">%s</td>"
-			     "<td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td></tr>\n",
-			r->number, story_ms(r->elapsed * 1e3).at, story_ms(r->seconds * 1e3).at,
+		fprintf(out, "<tr><td class=\"n\">%.0f</td><td class=\"n\">%s</td>"
+			     "<td class=\"n\">%s</td><td class=\"n\">%s</td>"
+			     "<td class=\"n\">%s</td><td class=\"n\">%s</td></tr>\n", r->number,
+			story_ms(r->elapsed * 1e3).at, story_ms(r->seconds * 1e3).at,
 			story_bytes(r->dirty).at, story_bytes(r->wire).at,
 			r->seconds > 0 ? story_rate(r->dirty / r->seconds).at : "");
 	}
@@ -230,8 +232,8 @@ static void put_page(FILE *out, const struct story *s)
 	story_charts(out, s);
 	put_rounds(out, s);
 	put_policy(out, s);
-	fprintf(out, "<p class=\"dim\">Made by criu-lite report from %zu samples.</p>\n</body></html>\n",
-		s->sample.n);
+	fprintf(out, "<p class=\"dim\">Made by criu-lite report from %zu samples.</p>\n"
+		     "</body></html>\n", s->sample.n);
 }
 
 int story_html(const char *jsonl, size_t n, FILE *out, struct err *e)
@@ -261,7 +263,8 @@ int story_save(const char *jsonl, size_t n, const char *path, struct err *e)
 	fclose(f);
 	if (ret < 0)
 		return ret;
-	fd = strcmp(path, "-") ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644) : dup(1);
+	fd = !strcmp(path, "-") ? dup(1)
+				: open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return err_set(e, errno, "cannot write %s", path);
 	ret = io_write(fd, page, size);
@@ -284,9 +287,10 @@ int story_report(const char *from, const char *to, struct err *e)
 	int ret = io_slurp_at(AT_FDCWD, from, &samples, e);
 
 	if (ret < 0)
-		return err_remedy(e, "name a file with what `criu-lite migrate --progress json` printed");
+		return err_remedy(e, "name a file with what `criu-lite migrate --progress json` "
+				     "printed");
 	if ((ret = story_save((const char *)samples.at, samples.n, name, e)) < 0)
-		return err_is(e) && e->code == EINVAL ? err_in(e, "%s", from) : ret;
+		return e->code == EINVAL ? err_in(e, "%s", from) : ret;
 	if (!to)
 		printf("%s\n", name);
 	return 0;

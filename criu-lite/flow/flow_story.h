@@ -10,13 +10,13 @@
 
 #include "err.h"
 
-/* -EINVAL with the number of the line for what is no story. A last line that was cut off in the middle
- * (migrate was killed) is left out, and the page says so. Nothing is written on failure of reading. */
+/* -EINVAL with the number of the line for what is no story; then nothing is written. A last line that
+ * was cut off in the middle (migrate was killed) is left out, and the page says so. */
 int story_html(const char *jsonl, size_t n, FILE *out, struct err *e);
 
 /* The same into a file, which is replaced only by a complete page; "-": stdout. */
 int story_save(const char *jsonl, size_t n, const char *path, struct err *e);
 
-/* `criu-lite report`: samples in a file to a page. `to` NULL: `from` with .html instead of .json (or
- * after whatever it ends with); said on stdout. */
+/* `criu-lite report`: samples in a file to a page. `to` NULL: `from` with .html instead of .json
+ * (or after whatever it ends with); said on stdout. */
 int story_report(const char *from, const char *to, struct err *e);

@@ -35,8 +35,8 @@ static double draw_part(FILE *out, const char *name, double ms, double all, doub
 {
 	double w = WIDTH * ms / all;
 
-	fprintf(out, "<rect class=\"f%u\" x=\"%.2f\" y=\"0\" width=\"%.2f\" height=\"%.0f\"><title>",
-		colour(i), x, w, HEIGHT);
+	fprintf(out, "<rect class=\"f%u\" x=\"%.2f\" y=\"0\" width=\"%.2f\" height=\"%.0f\">"
+		     "<title>", colour(i), x, w, HEIGHT);
 	story_text(out, name);
 	fprintf(out, ": %s</title></rect>\n", story_ms(ms).at);
 	return x + w;
@@ -46,8 +46,8 @@ static void row(FILE *out, const char *name, double ms, double all, size_t i)
 {
 	fprintf(out, "<tr><td><span class=\"key\"><i class=\"f%u\"></i>", colour(i));
 	story_text(out, name);
-	fprintf(out, "</span></td><td class=\"n\">%s</td><td class=\"n\">%.0f %%</td><td class=\"dim\">%s"
-		     "</td></tr>\n", story_ms(ms).at, 100 * ms / all, about(name));
+	fprintf(out, "</span></td><td class=\"n\">%s</td><td class=\"n\">%.0f %%</td>"
+		     "<td class=\"dim\">%s</td></tr>\n", story_ms(ms).at, 100 * ms / all, about(name));
 }
 
 void story_bar(FILE *out, const struct story *s)
@@ -60,8 +60,9 @@ void story_bar(FILE *out, const struct story *s)
 	other = all - sum;
 	if (sum <= 0)
 		return;
-	fprintf(out, "<h2>The downtime and its parts</h2>\n<figure>\n<svg viewBox=\"0 0 %.0f %.0f\" "
-		     "role=\"img\" aria-label=\"parts of the downtime\">\n", WIDTH, HEIGHT);
+	fprintf(out, "<h2>The downtime and its parts</h2>\n<figure>\n"
+		     "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" "
+		     "aria-label=\"parts of the downtime\">\n", WIDTH, HEIGHT);
 	for (size_t i = 0; i < s->part.n; i++)
 		x = draw_part(out, s->part.at[i].name, s->part.at[i].ms, all, x, i);
 	if (other > NOISE * all)
@@ -71,7 +72,7 @@ void story_bar(FILE *out, const struct story *s)
 		row(out, s->part.at[i].name, s->part.at[i].ms, all, i);
 	if (other > NOISE * all)
 		row(out, "other", other, all, s->part.n);
-	fprintf(out, "<tr><td>together</td><td class=\"n\">%s</td><td class=\"n\"></td><td class=\"dim\">"
-		     "from stopping the guest here to running it there</td></tr>\n</table></figure>\n",
-		story_ms(all).at);
+	fprintf(out, "<tr><td>together</td><td class=\"n\">%s</td><td class=\"n\"></td>"
+		     "<td class=\"dim\">from stopping the guest here to running it there</td></tr>\n"
+		     "</table></figure>\n", story_ms(all).at);
 }

@@ -33,7 +33,8 @@ static const struct unit byte_units[] = {
 	{ 1099511627776.0, "TiB" }, { 0 },
 };
 static const struct unit rate_units[] = {
-	{ 1, "bytes/s" }, { 1024.0, "KiB/s" }, { 1048576.0, "MiB/s" }, { 1073741824.0, "GiB/s" }, { 0 },
+	{ 1, "bytes/s" }, { 1024.0, "KiB/s" }, { 1048576.0, "MiB/s" }, { 1073741824.0, "GiB/s" },
+	{ 0 },
 };
 static const struct unit percent_units[] = { { 1, "%" }, { 0 } };
 static const struct unit ms_units[] = { { 1, "ms" }, { 0 } };
@@ -136,8 +137,8 @@ static void draw_y_axis(FILE *out, const struct axis *a)
 
 		if (u > a->max + 1e-9)
 			break;
-		fprintf(out, "<path class=\"grid\" d=\"M%.0f %.1fH%.0f\"/><text x=\"%.0f\" y=\"%.1f\" "
-			     "text-anchor=\"end\">%.6g</text>\n",
+		fprintf(out, "<path class=\"grid\" d=\"M%.0f %.1fH%.0f\"/>"
+			     "<text x=\"%.0f\" y=\"%.1f\" text-anchor=\"end\">%.6g</text>\n",
 			LEFT, y, WIDTH - RIGHT, LEFT - 6, y + 4, a->log ? pow(10, u) : u);
 	}
 	fprintf(out, "<text x=\"4\" y=\"11\">%s</text>\n", a->unit.name);
@@ -155,8 +156,8 @@ static void draw_x_axis(FILE *out, double end)
 			     "text-anchor=\"middle\">%.6g</text>\n",
 			x, HEIGHT - BOTTOM, x, HEIGHT - BOTTOM + 17, i * step);
 	}
-	fprintf(out, "<text x=\"%.0f\" y=\"%.0f\" text-anchor=\"end\">time since the start (%s)</text>\n",
-		WIDTH - RIGHT, HEIGHT - 5, u.name);
+	fprintf(out, "<text x=\"%.0f\" y=\"%.0f\" text-anchor=\"end\">time since the start (%s)"
+		     "</text>\n", WIDTH - RIGHT, HEIGHT - 5, u.name);
 }
 
 static void draw_rounds(FILE *out, const struct story *s, double end)
@@ -180,7 +181,8 @@ static void draw_rounds(FILE *out, const struct story *s, double end)
 	if (s->result.downtime_ms > 0 && s->result.total_s > 0) {
 		double x = x_of(fmax(0, s->result.total_s - s->result.downtime_ms / 1e3), end);
 
-		fprintf(out, "<path class=\"switch\" d=\"M%.1f %.0fV%.0f\"/>\n", x, TOP, HEIGHT - BOTTOM);
+		fprintf(out, "<path class=\"switch\" d=\"M%.1f %.0fV%.0f\"/>\n", x, TOP,
+			HEIGHT - BOTTOM);
 	}
 }
 
@@ -267,7 +269,8 @@ static void draw_series(FILE *out, const struct chart *c, unsigned k, const stru
 
 		if (v > 0 || !(c->series[k].unknown0 || a->log))
 			fprintf(out, "<circle class=\"f%u\" cx=\"%.1f\" cy=\"%.1f\" r=\"2.6\"/>\n",
-				c->series[k].colour, x_of(s->sample.at[i].elapsed, end), y_of(a, v));
+				c->series[k].colour, x_of(s->sample.at[i].elapsed, end),
+				y_of(a, v));
 	}
 }
 
@@ -299,8 +302,8 @@ static void draw_bands(FILE *out, const struct chart *c, const struct story *s, 
 
 		if (right <= left)
 			continue;
-		fprintf(out, "<rect class=\"hit\" x=\"%.1f\" y=\"%.0f\" width=\"%.1f\" height=\"%.0f\">"
-			     "<title>%s, round %.0f", left, TOP, right - left, PLOT_H,
+		fprintf(out, "<rect class=\"hit\" x=\"%.1f\" y=\"%.0f\" width=\"%.1f\" "
+			     "height=\"%.0f\"><title>%s, round %.0f", left, TOP, right - left, PLOT_H,
 			story_ms(m->elapsed * 1e3).at, m->round);
 		for (unsigned k = 0; k < SERIES_MAX && c->series[k].name; k++)
 			fprintf(out, "\n%s: %s", c->series[k].name,
@@ -318,8 +321,8 @@ static void draw_key(FILE *out, const struct chart *c, const struct story *s)
 
 		vec_each(&s->sample, m)
 			most = fmax(most, value_of(m, c->series[k].at));
-		fprintf(out, "<span class=\"key\"><i class=\"f%u\"></i>%s <small>up to %s</small></span> ",
-			c->series[k].colour, c->series[k].name, tell(c, most).at);
+		fprintf(out, "<span class=\"key\"><i class=\"f%u\"></i>%s <small>up to %s</small>"
+			     "</span> ", c->series[k].colour, c->series[k].name, tell(c, most).at);
 	}
 	fputs("</figcaption>\n", out);
 }
@@ -344,8 +347,8 @@ static void draw(FILE *out, const struct chart *c, const struct story *s, double
 
 	fputs("<figure>", out);
 	draw_key(out, c, s);
-	fprintf(out, "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"%s over time\">\n", WIDTH,
-		HEIGHT, c->title);
+	fprintf(out, "<svg viewBox=\"0 0 %.0f %.0f\" role=\"img\" "
+		     "aria-label=\"%s over time\">\n", WIDTH, HEIGHT, c->title);
 	draw_y_axis(out, &a);
 	draw_x_axis(out, end);
 	draw_rounds(out, s, end);

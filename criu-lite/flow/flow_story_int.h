@@ -9,8 +9,8 @@
 #include "vec.h"
 
 struct story_sample {
-	double elapsed, round, total, remaining, dirty_rate, wire_rate, placed_rate, throttle, compression,
-		predicted, allowed;
+	double elapsed, round, total, remaining, dirty_rate, wire_rate, placed_rate, throttle,
+		compression, predicted, allowed;
 };
 
 struct story_round {

@@ -29,7 +29,8 @@ static const struct key sample_keys[] = {
 	KEY(story_sample, "dirty_rate", dirty_rate), KEY(story_sample, "wire_rate", wire_rate),
 	KEY(story_sample, "placed_rate", placed_rate),
 	KEY(story_sample, "throttle", throttle), KEY(story_sample, "compression", compression),
-	KEY(story_sample, "predicted_ms", predicted), KEY(story_sample, "allowed_ms", allowed), { 0 },
+	KEY(story_sample, "predicted_ms", predicted), KEY(story_sample, "allowed_ms", allowed),
+	{ 0 },
 };
 
 static const struct key round_keys[] = {
@@ -40,7 +41,8 @@ static const struct key round_keys[] = {
 
 static const struct key result_keys[] = {
 	KEY(story_result, "rounds", rounds), KEY(story_result, "total_seconds", total_s),
-	KEY(story_result, "downtime_ms", downtime_ms), KEY(story_result, "predicted_ms", predicted_ms),
+	KEY(story_result, "downtime_ms", downtime_ms),
+	KEY(story_result, "predicted_ms", predicted_ms),
 	KEY(story_result, "memory_bytes", memory), KEY(story_result, "dirty_bytes", dirty),
 	KEY(story_result, "wire_bytes", wire), KEY(story_result, "pages", pages),
 	KEY(story_result, "zero_pages", zero), KEY(story_result, "same_pages", same), { 0 },
@@ -209,7 +211,7 @@ static int read_line(struct story *s, const char *line, size_t n, struct err *e)
 	if (!o && n > LINE_MAX_BYTES)
 		return err_say(e, EINVAL, "longer than %u bytes", LINE_MAX_BYTES);
 	if (!o) {
-		char *quote = strstr(why.text, " near "); /* it would quote bytes that no one checked */
+		char *quote = strstr(why.text, " near "); /* quotes bytes that no one checked */
 
 		if (quote)
 			*quote = 0;
@@ -253,8 +255,8 @@ int story_read(struct story *s, const char *jsonl, size_t n, struct err *e)
 		if (ret < 0) {
 			err_in(e, "line %zu", number);
 			e->code = EINVAL;
-			err_remedy(e, "give what `criu-lite migrate --progress json` printed for one migration");
-			return -EINVAL;
+			return err_remedy(e, "give what `criu-lite migrate --progress json` printed "
+					     "for one migration");
 		}
 		known += ret > 0;
 		line = stop ? stop + 1 : end;

@@ -57,16 +57,19 @@ static struct flow_report report_of(double seconds)
 /* A guest of 1 GiB that is slowed down when it dirties too fast. */
 static struct flow_sample sample_of(double t, double end)
 {
-	double left = 1024 * exp(-6 * t / end), throttle = t < end / 3 ? 0 : 20 + 10 * floor(9 * t / end - 3);
+	double left = 1024 * exp(-6 * t / end);
+	double throttle = t < end / 3 ? 0 : 20 + 10 * floor(9 * t / end - 3);
 
 	return (struct flow_sample){
 		.elapsed = t, .phase = "round", .round = (uint32_t)(1 + 8 * t / end),
 		.total_bytes = 1024 * 1048576ull,
 		.remaining_bytes = (uint64_t)((left + 30 * (1 + sin(60 * t / end))) * MIB),
 		.wire_bytes = (uint64_t)(t * 110 * MIB), .dirty_rate = (90 - throttle * 0.8) * MIB,
-		.wire_rate = (105 + 10 * sin(47 * t / end)) * MIB, .placed_rate = (230 + 30 * cos(31 * t)) * MIB,
+		.wire_rate = (105 + 10 * sin(47 * t / end)) * MIB,
+		.placed_rate = (230 + 30 * cos(31 * t)) * MIB,
 		.compression = 2.1, .throttle = throttle,
-		.predicted_ms = t < end / 8 ? 0 : left * 12 + 4, .allowed_ms = t < end / 2 ? 150 : 300,
+		.predicted_ms = t < end / 8 ? 0 : left * 12 + 4,
+		.allowed_ms = t < end / 2 ? 150 : 300,
 	};
 }
 
@@ -85,7 +88,8 @@ static void make(struct buf *b, const char *name)
 		struct flow_sample s = sample_of(end * i / n, end);
 
 		for (; i && round < rounds * i / n; round++)
-			samples_round(b, s.elapsed, round, (uint64_t)(1e9 / round), 40u << 20, end / rounds);
+			samples_round(b, s.elapsed, round, (uint64_t)(1e9 / round), 40u << 20,
+				      end / rounds);
 		samples_sample(b, &s);
 	}
 	if (!strcmp(name, "running"))
