@@ -127,6 +127,7 @@ static int scan_objects(struct guest *g, object_scan_vec *seen, bool forks, bool
 		p->space.kind = PAGES_SHM;
 		p->space.id = o[i]->id;
 		p->space.fd = o[i]->fd;
+		p->space.fixed = !o[i]->memfd;
 		struct shm_look look = { .object = o[i], .written = &s->written,
 					 .unsure = &s->unsure, .forks = forks, .last = frozen };
 		int ret = shm_track_look(track_of(g, o[i]->id, &p->fresh), &look, &p->scan, e);

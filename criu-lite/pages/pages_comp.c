@@ -2,6 +2,7 @@
 #include "pages_comp.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "io.h"
 
@@ -20,19 +21,19 @@
 #define TRUST_NS     (1000000000ull)
 #define TRUST_MAX_NS (16 * TRUST_NS)
 
-/* Time and size relative to level 1, as long as nothing is measured: typical of heaps. Level 0 is
- * no compression. */
+/* Time and size relative to level 1, as long as nothing is measured: what heaps show at best, for a
+ * level that promises nothing is never tried. Level 0 is no compression. */
 static const struct {
 	int level;
 	double pack, size;
 } expect[COMP_LEVELS] = {
 	{ 0, 0, 0 },
-	{ -1, 0.75, 1.1 },
+	{ -1, 0.6, 1.05 },
 	{ 1, 1, 1 },
-	{ 2, 1.2, 0.96 },
-	{ 3, 1.6, 0.94 },
-	{ 5, 3, 0.90 },
-	{ 7, 5, 0.88 },
+	{ 2, 1.15, 0.90 },
+	{ 3, 1.5, 0.86 },
+	{ 5, 2.6, 0.82 },
+	{ 7, 4.5, 0.79 },
 };
 #define FIRST 2                      /* level 1: what it yields tells most about all others */
 
@@ -100,16 +101,22 @@ static bool fresh(const struct comp_level *l, uint64_t now)
 	return l->when && now - l->when < l->trust;
 }
 
-/* The level whose figures tell most about level i: the nearest that was measured. */
-static size_t nearest(const struct comp *c, size_t i)
+/* The level whose figures tell most about level i: the nearest of those that were measured lately,
+ * or else the last one. 0: none. */
+static size_t like(const struct comp *c, size_t i, uint64_t now)
 {
-	for (size_t d = 0; d < COMP_LEVELS; d++) {
-		if (i >= d + 1 && c->at[i - d].when)
-			return i - d;
-		if (i + d < COMP_LEVELS && c->at[i + d].when)
-			return i + d;
+	size_t best = 0, last = 0;
+
+	for (size_t k = 1; k < COMP_LEVELS; k++) {
+		if (!c->at[k].when)
+			continue;
+		if (!last || c->at[k].when > c->at[last].when)
+			last = k;
+		if (now - c->at[k].when < TRUST_MAX_NS &&
+		    (!best || labs((long)k - (long)i) < labs((long)best - (long)i)))
+			best = k;
 	}
-	return 0;
+	return best ? best : last;
 }
 
 /* ns per byte of guest memory that level i is good for, by its own work and by the line. */
@@ -119,7 +126,7 @@ static double predict(const struct comp *c, size_t i, double other, uint64_t now
 	bool line = c->line_when && now - c->line_when < TRUST_MAX_NS;
 
 	if (i > 0) {
-		size_t k = nearest(c, i);
+		size_t k = like(c, i, now);
 
 		pack = k ? c->at[k].pack / expect[k].pack * expect[i].pack : 3 * expect[i].pack;
 		size = k ? c->at[k].size / expect[k].size * expect[i].size : 0.5 * expect[i].size;
@@ -135,8 +142,8 @@ static void measured(struct comp *c, uint64_t now)
 	struct comp_level *l = &c->at[c->now];
 	double raw = (double)s->raw, total = (double)s->ns / raw;
 
-	/* Three quarters of what is new: contents change. */
-	l->total = l->when ? l->total * 0.25 + total * 0.75 : total;
+	/* Contents change: what is new counts most. */
+	l->total = fresh(l, now) ? l->total * 0.25 + total * 0.75 : total;
 	l->pack = (double)s->pack / raw;
 	l->size = (double)s->wire / raw;
 	if (!l->trust)

@@ -183,11 +183,12 @@ static void forget_range(struct same *s, int kind, uint32_t id, uint64_t start, 
 	if ((end - start) / CHUNK_BYTES > s->chunk.n) {
 		vec_each(&s->chunk, c)
 			if (c->kind == kind && c->id == id && c->start < end &&
-			    c->start + CHUNK_BYTES > start)
+			    c->start + (CHUNK_BYTES - PAGE_SIZE) >= start)
 				forget_in(c, start, end);
 		return;
 	}
-	for (uint64_t at = start - start % CHUNK_BYTES; at < end; at += CHUNK_BYTES) {
+	uint64_t at = start - start % CHUNK_BYTES;
+	for (uint64_t n = (end - 1 - at) / CHUNK_BYTES + 1; n > 0; n--, at += CHUNK_BYTES) {
 		struct chunk *c = find_chunk(s, kind, id, at);
 
 		if (c)
@@ -198,9 +199,7 @@ static void forget_range(struct same *s, int kind, uint32_t id, uint64_t start, 
 void same_forget(struct same *s, int kind, uint32_t id, const struct prange *r, size_t n)
 {
 	pthread_mutex_lock(&s->lock);
-	if (!r)
-		forget_range(s, kind, id, 0, UINT64_MAX - CHUNK_BYTES);
-	for (size_t i = 0; r && i < n; i++)
+	for (size_t i = 0; i < n; i++)
 		forget_range(s, kind, id, r[i].start, r[i].end);
 	if (s->chunk.n > SAME_CHUNKS / 2 && empty_chunks(s) > s->chunk.n / 8)
 		sweep(s);

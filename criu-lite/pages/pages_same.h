@@ -32,7 +32,7 @@ struct same_hash same_hash_zero(const struct same *s);
 void same_check(struct same *s, int kind, uint32_t id, const uint64_t *at,
 		const struct same_hash *hash, size_t n, bool *same);
 
-/* What the target holds there is no longer known. r NULL: in the whole space. */
+/* What the target holds there is no longer known. */
 void same_forget(struct same *s, int kind, uint32_t id, const struct prange *r, size_t n);
 /* Bytes in use. */
 size_t same_size(struct same *s);

@@ -281,11 +281,16 @@ void pages_sender_forget(struct pages_sender *s, const struct pages_space *of, c
 		same_forget(s->same, of->kind, of->id, r, n);
 }
 
+void pages_sender_forget_all(struct pages_sender *s, const struct pages_space *of)
+{
+	pages_sender_forget(s, of, &(struct prange){ 0, UINT64_MAX & ~(PAGE_SIZE - 1) }, 1);
+}
+
 int pages_send(struct pages_sender *s, const struct pages_space *from, const struct prange *r,
 	       size_t n, bool fresh, bool live, struct err *e)
 {
 	if (fresh)
-		pages_sender_forget(s, from, NULL, 0);
+		pages_sender_forget_all(s, from);
 	if (n == 0)
 		return 0;
 	pthread_mutex_lock(&s->lock);

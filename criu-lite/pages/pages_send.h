@@ -80,11 +80,13 @@ void pages_sender_set(struct pages_sender *s, const struct pages_opts *o);
 void pages_sender_sample(struct pages_sender *s, struct pages_stats *out);
 
 /* With pages_opts.same: what the target holds in these ranges is void (scan.reset: it was told to drop
- * them; a mapping that it makes anew). Before pages_send() of the same round; r NULL: the whole space
- * (address space or object is new, also under an old id; exec). `fresh` in pages_send() does that, too,
- * but is not called for a space without pages. Forgetting too much costs only a page on the wire. */
+ * them; a mapping that it makes anew); _all: the whole space (it is new, also under an old id; exec).
+ * To be called in each round before pages_send(). `fresh` in pages_send() forgets the whole space by
+ * itself, but nobody calls that for a space without pages. Forgetting too much costs only a page on
+ * the wire. */
 void pages_sender_forget(struct pages_sender *s, const struct pages_space *of, const struct prange *r,
 			 size_t n);
+void pages_sender_forget_all(struct pages_sender *s, const struct pages_space *of);
 
 /* Queues ranges. `fresh`: the receiver most likely holds nothing there: it looks whether zero pages
  * are zero already instead of writing them (a hint: a wrong one costs only time). `live`: pages
