@@ -65,7 +65,7 @@ void qos_defaults(struct flow_qos *q)
 		.auto_converge = true, .ac_initial = 20, .ac_increment = 10, .ac_max = 99,
 		.ac_threshold = 50, .ac_mode = CONVERGE_RAMP, .throttle = THROTTLE_SIGSTOP,
 		.switchover_bandwidth = QOS_SAME, .connections = 2,
-		.comp_method = 2, /* auto */
+		.comp_method = COMP_AUTO,
 		.comp_level = 1, .timeout_action = TIMEOUT_ABORT,
 	};
 }
