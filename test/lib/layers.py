@@ -23,11 +23,12 @@ LAYERS = {
     "images": ("images", "base proto"),
     "proc": ("criu-lite/proc", "base"),
     "wire": ("criu-lite/wire", "base"),
+    "net": ("criu-lite/net", "base proc"),
     "remote": ("criu-lite/remote", "base"),
-    "kinds": ("criu-lite/kinds", "base proto images proc remote"),
-    "task": ("criu-lite/task", "base proto images proc remote kinds"),
-    "pages": ("criu-lite/pages", "base proto images proc wire remote kinds task"),
-    "flow": ("criu-lite/flow", "base proto images proc wire remote kinds task pages"),
+    "kinds": ("criu-lite/kinds", "base proto images proc net remote"),
+    "task": ("criu-lite/task", "base proto images proc net remote kinds"),
+    "pages": ("criu-lite/pages", "base proto images proc wire net remote kinds task"),
+    "flow": ("criu-lite/flow", "base proto images proc wire net remote kinds task pages"),
 }
 
 

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Hosts inside a test: network namespaces joined by a bridge, entered in turn by the one thread that
+ * tests. A socket stays in the network in which it was opened. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <netinet/in.h>
+
+enum { LAB_HOST, LAB_TARGET, LAB_PEER, LAB_HOSTS };   /* 10.9.0.1, .2, .3; fd09::1, ... on eth0 */
+
+struct lab {
+	int ns[LAB_HOSTS], bridge, own;
+};
+
+/* Also gives the test a /run/criu-lite of its own. Fails the test if it cannot. */
+void lab_open(struct lab *l);
+void lab_close(struct lab *l);
+void lab_enter(const struct lab *l, int host);
+/* Runs a command there (sh), which must succeed; its output, to be freed. */
+char *lab_run(const struct lab *l, int host, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* A TCP connection from the peer to LAB_HOST; family AF_INET, AF_INET6, or 46: IPv4 on an IPv6
+ * socket at the host's end. */
+struct lab_tcp {
+	int listener, host, peer;
+};
+void lab_connect(const struct lab *l, struct lab_tcp *t, int family, uint16_t port);
+void lab_disconnect(struct lab_tcp *t);
+
+/* Sees all frames of a host's eth0, both ways. */
+int lab_capture(const struct lab *l, int host);
+/* Reads what was captured: counts frames for which `want` is true. */
+unsigned lab_captured(int fd, bool (*want)(const uint8_t *frame, size_t n, void *data), void *data);
+/* A TCP segment with RST. data: unused */
+bool lab_is_reset(const uint8_t *frame, size_t n, void *data);
+
+/* Whether `n` bytes arrive within `ms`. */
+bool lab_arrives(int fd, size_t n, int ms);
+double lab_now_ms(void);
