@@ -8,6 +8,7 @@ The guests write faster than they are sent, so their migrations last until ctl s
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,10 +26,11 @@ STEADY = ["--no-auto-converge", *SLOW]
 
 class Migration:
   """A guest on host a, and a migrate of it that runs."""
+  PROGRAM = ("dirtier", str(MIB), str(RATE))
 
   def __init__(self, b, *args):
     self.b = b
-    self.guest = Guest(b, b.a, "dirtier", str(MIB), str(RATE))
+    self.guest = Guest(b, b.a, *self.PROGRAM)
     self.log = b.path("migrate.%d.log" % self.guest.pid)
     self.proc = b.a.popen([b.tool, "migrate", "-t", self.guest.pid, *map(str, args), b.target],
                           stdout=self.log, stderr=subprocess.STDOUT)
@@ -186,6 +188,39 @@ def refused(b):
   m.stayed()
 
 
+def wrong_policies(b):
+  """Before the guest is touched, with what is allowed; what is right is printed with its origin."""
+  guest = Guest(b, b.a, "dirtier", "1", "1")
+  d = policy_of(b, 10)
+  nowhere = b.path("nowhere")
+  for args, say in ((["--bandwidth", "-1"], ["--bandwidth", "-1", "0 to 1048576"]),
+                    (["--auto-converge-max", "100"], ["100", "1 to 99"]),
+                    (["--auto-converge-max", "10"], ["auto-converge-initial 20"]),
+                    (["--auto-converge=maybe"], ["maybe", "yes or no"]),
+                    (["--comp-method", "lz4"], ["lz4", "none, zstd, auto"]),
+                    (["--throttle", "none"], ["none", "sigstop, freezer"]),
+                    (["--timeout", "1h"], ["1h", "a number"]),
+                    (["--progress", "fancy"], ["fancy", "json, plain"]),
+                    (["--policy-dir", nowhere], [nowhere]),
+                    (["--policy-dir", d, "--guest", "reader"], ["reader", "known are: writer"]),
+                    (["--policy-dir", d, "--guest", "../default"], ["../default"])):
+    b.refused(b.a, "migrate", "-t", guest.pid, b.target, *args, say=say, timeout=20)
+  out = b.works(b.a, "migrate", "-t", guest.pid, "--print-policy", "--policy-dir", d, "--timeout", 7)
+  for pattern in (r"# guest: writer", r"bandwidth += 10 +# %s/guests.d/writer.conf:3" % re.escape(d),
+                  r"timeout += 7 +# command line", r"max-downtime += 300 +# built-in"):
+    check(re.search(pattern, out), "--print-policy does not show %s: %s", pattern, out)
+  for text, say in (("bandwith = 5", ["bad.conf:1", "bandwith", "bandwidth"]),
+                    ("\n\nbandwidth = -5", ["bad.conf:3", "0 to 1048576"]),
+                    ("bandwidth = 5\nnonsense", ["bad.conf:2"])):
+    with open(os.path.join(d, "guests.d/bad.conf"), "w") as f:
+      f.write(text)
+    b.refused(b.a, "migrate", "-t", guest.pid, "--policy-dir", d, b.target, say=say, timeout=20)
+  os.mkdir(os.path.join(d, "default.conf"))
+  b.refused(b.a, "migrate", "-t", guest.pid, "--policy-dir", d, b.target, say=["default.conf"])
+  check(not guest.disturbed(), "the guest was disturbed")
+  guest.end()
+
+
 def rude_clients(b):
   b.receiver("--once")
   m = Migration(b, *STEADY)
@@ -238,7 +273,7 @@ def killed(b):
 
 def tests(opts):
   return [("ctl: " + f.__name__.replace("_", " "), f) for f in
-          (seen_and_steered, aborted, forced, refused, rude_clients, killed)]
+          (seen_and_steered, aborted, forced, refused, wrong_policies, rude_clients, killed)]
 
 
 def main():
