@@ -5,14 +5,18 @@
  * the least that could do it: a loop of send() and a loop of recv() into fresh memory. Prints both
  * and their ratio, which is what counts: absolute figures are the machine's.
  *
- *   landing [-m MIB] [-c CONNECTIONS] [-r ROUNDS] [-l] [-z] [-x RATIO]
+ *   landing [-m MIB] [-c CONNECTIONS] [-r ROUNDS] [-l] [-z METHOD] [-t MIBS] [-b MIBS] [-p] [-x RATIO]
  *
- * The link is a veth pair between two network namespaces (root), with -l the loopback. -z: with
- * zstd (memory is then half compressible). -x: exit 1 if the ratio is higher.
+ * The link is a veth pair between two network namespaces (root), with -l the loopback; -t limits it
+ * (tbf). -z: memory is like a heap, and sent with this method: none, auto, or a level of zstd. -b: the
+ * sender's own bandwidth limit; what passes the veth is then shown by its counters, also for the
+ * slowest and the fastest second. -p: only pages, no plain loop. -x: exit 1 if the ratio is higher.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +37,9 @@
 
 struct bench {
 	size_t bytes, conns, rounds;
-	bool loopback, zstd;
+	bool loopback, heap, pages_only;
+	struct pages_opts opts;
+	size_t tbf;                  /* MiB/s, 0: none */
 	double limit;
 	const char *where;           /* of the receiving side */
 	int control[2];              /* ours, the receiving side's */
@@ -81,16 +87,71 @@ static uint8_t *map_fresh(size_t n)
 	return p;
 }
 
-static void fill(uint8_t *p, size_t n, bool compressible)
+static uint64_t noise(uint64_t *x)
+{
+	*x ^= *x << 13;
+	*x ^= *x >> 7;
+	*x ^= *x << 17;
+	return *x;
+}
+
+#define WORDS 4096
+
+/* Words of which few are frequent. */
+static void fill_text(char *p, uint64_t *x, const char (*words)[12])
+{
+	for (size_t n = 0; n < PAGE_SIZE;) {
+		uint64_t r = noise(x);
+		const char *word = words[(r & 0xfff) >> (r >> 12 & 7) % 8];
+		size_t len = strlen(word) + 1;
+
+		len = len < PAGE_SIZE - n ? len : PAGE_SIZE - n;
+		memcpy(p + n, word, len);
+		n += len;
+		p[n - 1] = ' ';
+	}
+}
+
+/* Objects with pointers, lengths and flags. */
+static void fill_objects(uint64_t *at, uint64_t *x)
+{
+	for (size_t i = 0; i < PAGE_SIZE / 8; i += 4) {
+		uint64_t r = noise(x);
+
+		at[i] = 0x7f12a0000000 + (r & 0x3fffff0);
+		at[i + 1] = r >> 32 & 0x3f;
+		at[i + 2] = 0x55d0c0a04000 + (r >> 40 & 7) * 64;
+		at[i + 3] = r >> 44 & 0xffff;
+	}
+}
+
+static void fill_heap(uint8_t *p, size_t n)
+{
+	static char words[WORDS][12];
+	uint64_t x = 88172645463325252ull;
+
+	for (size_t i = 0; i < WORDS; i++)
+		for (uint64_t k = 0, len = 2 + noise(&x) % 9; k < len; k++)
+			words[i][k] = (char)('a' + noise(&x) % 26);
+	for (; n > 0; n -= PAGE_SIZE, p += PAGE_SIZE) {
+		uint64_t *at = (uint64_t *)p, kind = noise(&x) % 8;
+
+		if (kind < 3)
+			fill_text((char *)p, &x, words);
+		else if (kind < 6)
+			fill_objects(at, &x);
+		else
+			for (size_t i = 0; i < PAGE_SIZE / 8; i++)
+				at[i] = kind == 6 && i % 64 >= 32 ? 0 : noise(&x);
+	}
+}
+
+static void fill_noise(uint8_t *p, size_t n)
 {
 	uint64_t x = 88172645463325252ull, *at = (uint64_t *)p;
 
-	for (size_t i = 0; i < n / 8; i++) {
-		x ^= x << 13;
-		x ^= x >> 7;
-		x ^= x << 17;
-		at[i] = compressible && i % 2 ? 7 : x;
-	}
+	for (size_t i = 0; i < n / 8; i++)
+		at[i] = noise(&x);
 }
 
 static uint64_t sum(const uint8_t *p, size_t n)
@@ -226,9 +287,85 @@ static double send_plain(struct bench *b)
 	return (double)t / 1e9;
 }
 
+/* ---- what passes the link ---- */
+
+#define TICKS 3000                           /* of 20 ms */
+#define SECOND 50
+
+struct meter {
+	atomic_bool stop;
+	pthread_t thread;
+	size_t n;
+	uint64_t bytes[TICKS], ns[TICKS];
+};
+
+static uint64_t link_bytes(void)
+{
+	static const char path[] = "/proc/thread-self/net/dev";
+	FILE *f = fopen(path, "r");
+	char line[512];
+	unsigned long n = 0;
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, " bench0: %*u %*u %*u %*u %*u %*u %*u %*u %lu", &n) == 1)
+			break;
+	if (!f || !n)
+		die(path);
+	fclose(f);
+	return n;
+}
+
+static void *meter_run(void *arg)
+{
+	struct meter *m = arg;
+
+	while (!m->stop && m->n < TICKS) {
+		m->bytes[m->n] = link_bytes();
+		m->ns[m->n++] = io_now_ns();
+		usleep(20000);
+	}
+	return NULL;
+}
+
+static double meter_rate(const struct meter *m, size_t from, size_t to)
+{
+	return (double)(m->bytes[to] - m->bytes[from]) * 1e9 / (double)(m->ns[to] - m->ns[from]) / MIB;
+}
+
+/* The first and the last moments are not whole. */
+static void meter_print(const struct meter *m)
+{
+	double least = 1e9, most = 0;
+
+	if (m->n < SECOND + 10) {
+		printf("link: too short to be measured, use more memory\n");
+		return;
+	}
+	for (size_t from = 3, to = 4; from < m->n; from++) {
+		while (to < m->n && m->ns[to] - m->ns[from] < 1000000000u)
+			to++;
+		if (to + 3 > m->n)
+			break;
+		double rate = meter_rate(m, from, to);
+
+		least = rate < least ? rate : least;
+		most = rate > most ? rate : most;
+	}
+	printf("link: %.1f MiB/s, slowest second %.1f, fastest %.1f\n",
+	       meter_rate(m, 3, m->n - 4), least, most);
+}
+
+static void print_methods(const struct pages_stats *st)
+{
+	printf("wire %.3f of memory; levels:", (double)st->bytes_wire / (double)st->bytes_raw);
+	for (size_t i = 0; i < st->conns; i++)
+		printf(" %d", st->conn[i].method == COMP_NONE ? 0 : st->conn[i].level);
+	printf("\n");
+}
+
 static double send_pages(struct bench *b, pid_t source)
 {
-	struct pages_opts o = { .method = b->zstd ? COMP_ZSTD : COMP_NONE, .level = 1 };
+	static struct meter meter;
 	struct pages_space from = { .kind = PAGES_TASK, .id = 1, .pid = source, .fd = -1 };
 	struct err e = ERR_INIT;
 	struct pages_sender *s;
@@ -238,13 +375,23 @@ static double send_pages(struct bench *b, pid_t source)
 	signal_other(b->control[0], 2);
 	for (size_t i = 0; i < b->conns; i++)
 		check(wire_connect(b->where, WIRE_DATA, &b->id, &fds[i], &e), &e);
-	check(pages_sender_new(&s, fds, b->conns, &o, &e), &e);
+	check(pages_sender_new(&s, fds, b->conns, &b->opts, &e), &e);
 	struct prange r = { (uint64_t)b->memory, (uint64_t)b->memory + b->bytes };
+	meter = (struct meter){ .stop = false };
+	if (b->opts.bandwidth && pthread_create(&meter.thread, NULL, meter_run, &meter) != 0)
+		die("thread");
 	uint64_t t = io_now_ns();
 	check(pages_send(s, &from, &r, 1, true, false, &e), &e);
 	check(pages_flush(s, &stats, &e), &e);
 	t = io_now_ns() - t;
 	pages_sender_free(s);
+	if (b->opts.bandwidth) {
+		meter.stop = true;
+		pthread_join(meter.thread, NULL);
+		meter_print(&meter);
+	}
+	if (b->heap)
+		print_methods(&stats);
 	signal_other(b->control[0], 1);
 	if (await_other(b->control[0]) != sum(b->memory, b->bytes))
 		die("pages: other bytes arrived");
@@ -270,6 +417,13 @@ static void make_link(struct bench *b, pid_t peer)
 	if (system(command) != 0)
 		die("veth");
 	b->where = "10.213.0.2:" PORT;
+	/* The bucket holds 4 ms, or two of the largest packets that a veth passes. */
+	size_t burst = b->tbf * MIB / 250 > 131072 ? b->tbf * MIB / 250 : 131072;
+	snprintf(command, sizeof(command),
+		 "tc qdisc add dev bench0 root tbf rate %zubit burst %zu latency 100ms",
+		 b->tbf * MIB * 8, burst);
+	if (b->tbf && system(command) != 0)
+		die("tc");
 }
 
 static int by_value(const void *a, const void *b)
@@ -287,8 +441,17 @@ static double median(double *v, size_t n)
 
 static void usage(void)
 {
-	fputs("landing [-m MIB] [-c CONNECTIONS] [-r ROUNDS] [-l] [-z] [-x RATIO]\n", stderr);
+	fputs("landing [-m MIB] [-c CONNECTIONS] [-r ROUNDS] [-l] [-z none|auto|LEVEL] [-t MIBS] [-b MIBS] "
+	      "[-p] [-x RATIO]\n", stderr);
 	exit(2);
+}
+
+static void parse_method(struct bench *b, const char *text)
+{
+	b->heap = true;
+	b->opts.level = atoi(text);
+	b->opts.method = !strcmp(text, "none") ? COMP_NONE : !strcmp(text, "auto") ? COMP_AUTO
+									      : COMP_ZSTD;
 }
 
 static struct bench parse(int argc, char **argv)
@@ -296,18 +459,21 @@ static struct bench parse(int argc, char **argv)
 	struct bench b = { .bytes = 1024 * MIB, .conns = 2, .rounds = 5 };
 	int c;
 
-	while ((c = getopt(argc, argv, "m:c:r:lzx:")) != -1) {
+	while ((c = getopt(argc, argv, "m:c:r:lz:t:b:px:")) != -1) {
 		switch (c) {
 		case 'm': b.bytes = strtoul(optarg, NULL, 10) * MIB; break;
 		case 'c': b.conns = strtoul(optarg, NULL, 10); break;
 		case 'r': b.rounds = strtoul(optarg, NULL, 10); break;
 		case 'l': b.loopback = true; break;
-		case 'z': b.zstd = true; break;
+		case 'z': parse_method(&b, optarg); break;
+		case 't': b.tbf = strtoul(optarg, NULL, 10); break;
+		case 'b': b.opts.bandwidth = strtoul(optarg, NULL, 10) * MIB; break;
+		case 'p': b.pages_only = true; break;
 		case 'x': b.limit = strtod(optarg, NULL); break;
 		default: usage();
 		}
 	}
-	if (!b.bytes || b.conns < 1 || b.conns > 16 || b.rounds < 1 || b.rounds > ROUNDS_MAX)
+	if (!b.bytes || (b.loopback && (b.tbf || b.opts.bandwidth)) || b.conns < 1 || b.conns > 16 || b.rounds < 1 || b.rounds > ROUNDS_MAX)
 		usage();
 	return b;
 }
@@ -332,15 +498,19 @@ int main(int argc, char **argv)
 	await_other(b.control[0]);
 
 	b.memory = map_fresh(b.bytes);
-	fill(b.memory, b.bytes, b.zstd);
+	(b.heap ? fill_heap : fill_noise)(b.memory, b.bytes);
 	pid_t source = fork_holder();
 	/* The first round of each warms up memory and is not counted. */
 	for (size_t i = 0; i <= b.rounds; i++) {
-		plain[i ? i - 1 : 0] = send_plain(&b);
+		plain[i ? i - 1 : 0] = b.pages_only ? 1 : send_plain(&b);
 		pages[i ? i - 1 : 0] = send_pages(&b, source);
 		if (i)
-			printf("round %zu: plain %.3f s, pages %.3f s\n", i, plain[i - 1],
-			       pages[i - 1]);
+			printf("round %zu: ", i);
+		if (i && !b.pages_only)
+			printf("plain %.3f s, ", plain[i - 1]);
+		if (i)
+			printf("pages %.3f s\n", pages[i - 1]);
+		fflush(stdout);
 	}
 	signal_other(b.control[0], 0);
 	kill(source, SIGKILL);
@@ -348,7 +518,9 @@ int main(int argc, char **argv)
 	waitpid(side, NULL, 0);
 
 	double base = median(plain, b.rounds), ours = median(pages, b.rounds);
-	printf("%zu MiB, %zu connections: plain %.3f s, pages %.3f s (medians), ratio %.2f\n",
-	       b.bytes / MIB, b.conns, base, ours, ours / base);
+	printf("%zu MiB, %zu connections: pages %.3f s (median)", b.bytes / MIB, b.conns, ours);
+	if (!b.pages_only)
+		printf(", plain %.3f s, ratio %.2f", base, ours / base);
+	printf("\n");
 	return b.limit > 0 && ours / base > b.limit ? 1 : 0;
 }
