@@ -20,6 +20,7 @@ struct net_lock {
 static void lock_free(struct net_lock *l)
 {
 	net_nl_close(&l->nl);
+	net_record_free(&l->record);
 	free(l);
 }
 
@@ -68,6 +69,15 @@ int net_lock_add(struct net_lock *l, const struct net_conn *conns, size_t n, str
 	return ret < 0 ? err_in(e, "network lock %s", l->record.id) : 0;
 }
 
+int net_lock_note(struct net_lock *l, enum net_undo how, const struct net_addr *addrs, size_t n,
+		  struct err *e)
+{
+	net_record_set_undo(&l->record, how, addrs, n);
+	int ret = net_record_write(&l->record, false, e);
+
+	return ret < 0 ? err_in(e, "network lock %s", l->record.id) : 0;
+}
+
 int net_lock_open(struct net_lock *l, struct err *e)
 {
 	int ret = net_table_empty(l->nl, l->table, e);
@@ -98,31 +108,54 @@ int net_lock_keep(struct net_lock *l, struct err *e)
 	return ret;
 }
 
+void net_lock_abandon(struct net_lock *l)
+{
+	lock_free(l);
+}
+
 /* ---- locks of others ---- */
+
+static int undo_in(const struct net_record *r, int netns, struct err *e)
+{
+	_cleanup_nl_ struct mnl_socket *nl = NULL, *rt = NULL;
+	char table[NET_TABLE_NAME];
+	struct err ignored = ERR_INIT;
+	int ret = net_nl_open(&nl, NETLINK_NETFILTER, netns, e);
+
+	net_table_name(table, r->id);
+	if (ret < 0 || (ret = net_nl_open(&rt, NETLINK_ROUTE, netns, e)) < 0)
+		return ret;
+	/* first the addresses: a packet that comes in between must find the lock closed */
+	ret = net_record_undo(r, rt, e);
+	int deleted = net_table_delete(nl, table, ret < 0 ? &ignored : e);
+	return ret < 0 ? ret : deleted;
+}
 
 static int lift_recorded(const struct net_record *r, struct err *e)
 {
 	_cleanup_close_ int netns = -1;
-	_cleanup_nl_ struct mnl_socket *nl = NULL;
-	char table[NET_TABLE_NAME];
 	int ret = 0;
 
-	net_table_name(table, r->id);
 	/* where its network has gone, its table has gone with it */
-	if (net_ns_find(r->net_ns, &netns) == 0 &&
-	    (ret = net_nl_open(&nl, NETLINK_NETFILTER, netns, e)) == 0)
-		ret = net_table_delete(nl, table, e);
+	if (net_ns_find(r->net_ns, &netns) == 0)
+		ret = undo_in(r, netns, e);
 	if (ret == 0)
 		ret = net_record_drop(r->id, e);
 	return ret < 0 ? err_in(e, "network lock %s", r->id) : 0;
 }
 
-int net_lock_lift_id(const char *id, struct err *e)
+int net_lock_lift_id(const char *id, bool undo, struct err *e)
 {
 	struct net_record r;
 	int ret = net_record_read(&r, id, e);
 
-	return ret < 0 ? ret : lift_recorded(&r, e);
+	if (ret < 0)
+		return ret;
+	if (!undo)
+		net_record_free(&r);
+	ret = lift_recorded(&r, e);
+	net_record_free(&r);
+	return ret;
 }
 
 int net_lock_sweep(struct err *e)
@@ -142,9 +175,12 @@ int net_lock_sweep(struct err *e)
 				ret = -wrong.code;
 			}
 		} else {
-			log_info("network lock %s lifted: its owner, process %d, has died", r->id, r->owner);
+			log_info("network lock %s lifted: its owner, process %d, has died", r->id,
+				 r->owner);
 		}
 	}
+	vec_each(&all, r)
+		net_record_free(r);
 	vec_free(&all);
 	return ret;
 }

@@ -17,8 +17,9 @@
  */
 #pragma once
 
-#include "net_conn.h"
 #include "err.h"
+#include "net_conn.h"
+#include "net_record.h"
 
 #define NET_LOCK_NO_GROUP (-1)
 
@@ -28,6 +29,10 @@ struct net_lock;
 int net_lock_prepare(struct net_lock **lock, const char *id, int netns, int group, struct err *e);
 /* Closes these connections, all at once or not at all. May be called again. */
 int net_lock_add(struct net_lock *lock, const struct net_conn *conns, size_t n, struct err *e);
+/* Writes down what is to be done with addresses should this process die, before they are touched; and
+ * NET_UNDO_NOTHING once they are where they belong. */
+int net_lock_note(struct net_lock *lock, enum net_undo how, const struct net_addr *addrs, size_t n,
+		  struct err *e);
 /* Opens them at once. Table and record stay for net_lock_lift(): the kernel takes 10 ms to delete a
  * table, which is nothing to wait for in a switch. */
 int net_lock_open(struct net_lock *lock, struct err *e);
@@ -37,7 +42,10 @@ int net_lock_lift(struct net_lock *lock, struct err *e);
 /* Leaves all as it is when this process ends: nobody's, until net_lock_lift_id(). Frees the lock. */
 int net_lock_keep(struct net_lock *lock, struct err *e);
 
-/* Lifts a kept lock by its id. -ENOENT: there is none. */
-int net_lock_lift_id(const char *id, struct err *e);
-/* Lifts all locks whose owners have died. */
+/* Frees the lock without touching anything: when this process has ended, a sweep does the rest. */
+void net_lock_abandon(struct net_lock *lock);
+
+/* Lifts a kept lock by its id; `undo`: addresses go back to where they were. -ENOENT: there is none. */
+int net_lock_lift_id(const char *id, bool undo, struct err *e);
+/* Lifts all locks whose owners have died, addresses included. */
 int net_lock_sweep(struct err *e);

@@ -83,16 +83,17 @@ static int make_dirs(struct err *e)
 
 int net_record_write(const struct net_record *r, bool fresh, struct err *e)
 {
-	char path[128], tmp[160], line[160];
+	char path[128], tmp[160];
 	int ret = make_dirs(e);
 
 	if (ret < 0)
 		return ret;
 	snprintf(path, sizeof(path), LOCKS "/%s", r->id);
 	snprintf(tmp, sizeof(tmp), LOCKS "/.%s.%d", r->id, getpid());
-	snprintf(line, sizeof(line), "%d %d %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", VERSION, r->owner,
-		 r->start_time, r->pid_ns, r->net_ns);
-	if ((ret = io_spill(tmp, line, strlen(line), e)) < 0)
+	_cleanup_free_ char *text = xasprintf("%d %d %" PRIu64 " %" PRIu64 " %" PRIu64 "\n%s", VERSION,
+					      r->owner, r->start_time, r->pid_ns, r->net_ns,
+					      r->undo ? r->undo : "");
+	if ((ret = io_spill(tmp, text, strlen(text), e)) < 0)
 		return ret;
 	/* link() does not replace, rename() does; a half-written record is never seen */
 	if ((fresh ? link(tmp, path) : rename(tmp, path)) < 0)
@@ -118,7 +119,88 @@ int net_record_read(struct net_record *r, const char *id, struct err *e)
 	if (sscanf((char *)b.at, "%d %d %" SCNu64 " %" SCNu64 " %" SCNu64, &version, &r->owner,
 		   &r->start_time, &r->pid_ns, &r->net_ns) != 5 || version != VERSION || r->owner < 0)
 		return err_say(e, EBADMSG, "%s: not a record of a network lock", path);
+	const char *undo = strchr((char *)b.at, '\n');
+	if (undo && undo[1])
+		r->undo = xstrdup(undo + 1);
 	return 0;
+}
+
+void net_record_free(struct net_record *r)
+{
+	free(r->undo);
+	r->undo = NULL;
+}
+
+/* ---- addresses ---- */
+
+static char *to_hex(const struct buf *b)
+{
+	char *hex = xmalloc(2 * b->n + 2);
+
+	strcpy(hex, "-");
+	for (size_t i = 0; i < b->n; i++)
+		sprintf(hex + 2 * i, "%02x", b->at[i]);
+	return hex;
+}
+
+static void from_hex(const char *hex, size_t n, struct buf *b)
+{
+	unsigned byte;
+
+	for (size_t i = 0; i + 1 < n && sscanf(hex + i, "%2x", &byte) == 1; i += 2)
+		buf_put(b, &(uint8_t){ (uint8_t)byte }, 1);
+}
+
+void net_record_set_undo(struct net_record *r, enum net_undo how, const struct net_addr *a, size_t n)
+{
+	net_record_free(r);
+	for (size_t i = 0; how != NET_UNDO_NOTHING && i < n; i++) {
+		_cleanup_free_ char *before = r->undo, *packed = net_addr_pack(&a[i]);
+		_cleanup_free_ char *routes = to_hex(&a[i].routes);
+
+		r->undo = xasprintf("%s%s %s %s\n", before ? before : "",
+				    how == NET_UNDO_PUT ? "put" : "take", routes, packed);
+	}
+}
+
+static int undo_line(char *line, struct mnl_socket *rt, struct err *e)
+{
+	struct net_addr a = { 0 };
+	char *routes = strchr(line, ' '), *packed = routes ? strchr(routes + 1, ' ') : NULL;
+	bool is_put = !strncmp(line, "put ", 4);
+
+	if (!packed || (!is_put && strncmp(line, "take ", 5)))
+		return err_say(e, EBADMSG, "not something to undo: %.80s", line);
+	int ret = net_addr_unpack(&a, packed + 1, e);
+	if (ret < 0)
+		return ret;
+	from_hex(routes + 1, (size_t)(packed - routes - 1), &a.routes);
+	if (is_put)
+		ret = net_addr_put(rt, &a, true, e);
+	else if ((ret = net_addr_look(rt, &a, e)) == 0)
+		ret = net_addr_take(rt, &a, e);
+	net_addr_free(&a);
+	if (ret == -ENODEV)
+		log_warn("%s", e->text); /* nothing will bring it back */
+	/* EADDRNOTAVAIL: to be taken away, but it had not come yet */
+	return ret == -ENODEV || (!is_put && ret == -EADDRNOTAVAIL) ? 0 : ret;
+}
+
+int net_record_undo(const struct net_record *r, struct mnl_socket *rt, struct err *e)
+{
+	_cleanup_free_ char *text = xstrdup(r->undo ? r->undo : "");
+	char *save = NULL;
+	int ret = 0;
+
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		struct err wrong = ERR_INIT;
+
+		if (undo_line(line, rt, &wrong) < 0 && ret == 0) {
+			*e = wrong;
+			ret = -wrong.code;
+		}
+	}
+	return ret;
 }
 
 int net_record_list(net_record_vec *out, struct err *e)
