@@ -4,10 +4,13 @@
  *
  *   at the guest's place, if the guest's is the same (by their ids);
  *   else aside, in a part of the address space that programs leave empty, and the guest's is plain
- *   memory whose entries lead there. That of an earlier move is the guest's no longer.
+ *   memory whose entries lead there.
  *
  * A vDSO that was kept over some kernels and comes back to its own gives way to it at the end, when no
  * more pages arrive for the place where it stands.
+ *
+ * What stood aside on the source stays as plain memory, too, until the next move: a signal handler may
+ * return into it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -108,20 +111,11 @@ static void make_plain(struct shape_vma *v)
 	v->pgoff = v->id = 0;
 }
 
-/* The vDSO of the source's kernel becomes plain memory, or is not wanted if the guest has an older. */
-static void give_up(shape_vma_vec *want, bool kept)
+static void give_up(shape_vma_vec *want)
 {
-	size_t n = 0;
-
-	vec_each(want, v) {
-		if (v->status & (VMA_VDSO | VMA_VVAR)) {
-			if (kept)
-				continue;
+	vec_each(want, v)
+		if (v->status & (VMA_VDSO | VMA_VVAR))
 			make_plain(v);
-		}
-		want->at[n++] = *v;
-	}
-	want->n = n;
 }
 
 int shape_vdso_want(struct shape_task *st, const MmEntry *mm, shape_vma_vec *want, struct err *e)
@@ -142,7 +136,7 @@ int shape_vdso_want(struct shape_task *st, const MmEntry *mm, shape_vma_vec *wan
 		return 0;
 	st->vdso = v->id == here.id && v->at > data && covers(want, v->at - data, v->at + n) ?
 		   VDSO_GOES_HOME : VDSO_IS_KEPT;
-	give_up(want, !is_native(want, v->at));
+	give_up(want);
 	return 0;
 }
 
@@ -312,30 +306,42 @@ void shape_vdso_moved(struct shape *s, const struct shape_task *st)
 
 /* ---- the end ---- */
 
+static int inventory_image(const struct img_set *set, struct buf *out, struct err *e)
+{
+	_cleanup_msg_ InventoryEntry *in = NULL;
+	int ret = img_get(set, IMG_INVENTORY, 0, 0, &in, e);
+
+	if (ret < 0)
+		return ret;
+	if (!in->has_cl_vdso_image)
+		return err_say(e, EBADMSG, "inventory.img: the vDSO of the guest's kernel is missing");
+	buf_put(out, in->cl_vdso_image.data, in->cl_vdso_image.len);
+	return 0;
+}
+
+static void guest_image(struct shape_task *st, uint64_t at, struct buf *out)
+{
+	struct err ignored = ERR_INIT;
+
+	out->at = vec_grow(out->at, &out->cap, VDSO_IMAGE_MAX, 1);
+	while (out->n < VDSO_IMAGE_MAX &&
+	       remote_read(st->task.remote, at + out->n, out->at + out->n, PAGE_SIZE, &ignored) == 0)
+		out->n += PAGE_SIZE;
+}
+
 /* The guest's image, as the source sent it or as its pages are now. */
 static int get_image(struct shape_task *st, const struct img_set *set, const VdsoImageEntry *v,
 		     struct buf *out, struct vdso *old, struct err *e)
 {
-	_cleanup_msg_ InventoryEntry *in = NULL;
-	int ret;
+	int ret = 0;
 
-	if (v->kept) {
-		out->at = vec_grow(out->at, &out->cap, VDSO_IMAGE_MAX, 1);
-		while (out->n < VDSO_IMAGE_MAX &&
-		       remote_read(st->task.remote, v->at + out->n, out->at + out->n, PAGE_SIZE, e) == 0)
-			out->n += PAGE_SIZE;
-		err_clear(e);
-	} else if (v->has_image) {
+	if (v->kept)
+		guest_image(st, v->at, out);
+	else if (v->has_image)
 		buf_put(out, v->image.data, v->image.len);
-	} else {
-		if ((ret = img_get(set, IMG_INVENTORY, 0, 0, &in, e)) < 0)
-			return ret;
-		if (!in->has_cl_vdso_image)
-			return err_say(e, EBADMSG, "inventory.img: the vDSO of the guest's kernel is "
-						   "missing");
-		buf_put(out, in->cl_vdso_image.data, in->cl_vdso_image.len);
-	}
-	if ((ret = vdso_parse(out->at, out->n, old, e)) < 0)
+	else
+		ret = inventory_image(set, out, e);
+	if (ret < 0 || (ret = vdso_parse(out->at, out->n, old, e)) < 0)
 		return ret;
 	if (old->id != v->id)
 		return err_say(e, EBADMSG, "the guest's vDSO is not the one that was announced");
@@ -360,6 +366,54 @@ static int keep(struct shape_task *st, const struct img_set *set, const VdsoImag
 	return remote_write(st->task.remote, v->at, image.at, old.end, e);
 }
 
+/* What stood aside on the source: nothing leads there any more. */
+static int keep_last(struct shape_task *st, const struct img_set *set, const MmEntry *mm, struct err *e)
+{
+	_cleanup_(buf_free) struct buf image = { 0 };
+	uint64_t at = 0, room = 0;
+	int ret;
+
+	for (size_t i = 0; i < mm->n_vmas; i++)
+		if (mm->vmas[i]->status & VMA_VDSO && mm->vmas[i]->start != mm->cl_vdso->at) {
+			at = mm->vmas[i]->start;
+			room = mm->vmas[i]->end - at;
+		}
+	if (!at)
+		return 0;
+	if ((ret = inventory_image(set, &image, e)) < 0)
+		return ret;
+	return remote_write(st->task.remote, at, image.at, image.n < room ? image.n : room, e);
+}
+
+static bool stood_aside(const VmaEntry *v)
+{
+	return v->start >= ASIDE && v->start < ASIDE + ASIDE_MAX * ASIDE_STEP &&
+	       (v->start - ASIDE) % ASIDE_STEP < VDSO_IMAGE_MAX &&
+	       !(v->status & SHAPE_SPECIAL) && v->status & VMA_ANON_PRIVATE &&
+	       v->prot == (PROT_READ | PROT_EXEC);
+}
+
+/* What stood aside on the source's source, with the zeros in front of it. */
+static int drop_older(struct shape_task *st, const MmEntry *mm, struct err *e)
+{
+	struct pump p = PUMP(st->task.remote, e);
+
+	for (size_t i = 0; i < mm->n_vmas; i++) {
+		const VmaEntry *v = mm->vmas[i];
+		_cleanup_(buf_free) struct buf image = { 0 };
+		struct err ignored = ERR_INIT;
+		struct vdso is;
+
+		if (!stood_aside(v))
+			continue;
+		guest_image(st, v->start, &image);
+		uint64_t slot = v->start - (v->start - ASIDE) % ASIDE_STEP;
+		if (vdso_parse(image.at, image.n, &is, &ignored) == 0)
+			pump_call(&p, "munmap", SYS_munmap, slot, v->end - slot);
+	}
+	return pump_end(&p);
+}
+
 static int go_home(struct shape_task *st, const special_vec *have, uint64_t vdso, uint64_t at,
 		   struct err *e)
 {
@@ -379,9 +433,10 @@ int shape_vdso_finish(struct shape_task *st, const struct img_set *set, const Mm
 	uint64_t base = 0;
 	int ret;
 
-	if (st->vdso == VDSO_AS_IT_IS || !mm->cl_vdso)
-		return 0;
-	if ((ret = shape_read_maps(&st->task, &maps, e)) < 0)
+	if ((ret = drop_older(st, mm, e)) < 0 || st->vdso == VDSO_AS_IT_IS || !mm->cl_vdso)
+		return ret;
+	if ((ret = keep_last(st, set, mm, e)) < 0 ||
+	    (ret = shape_read_maps(&st->task, &maps, e)) < 0)
 		return ret;
 	pick_specials(&maps, &have);
 	vec_each(&have, s)

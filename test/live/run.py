@@ -57,6 +57,11 @@ VICTIMS.update({
   "idle-huge": ("idle", ["48", "1", "30"]),
   "dirtier": ("dirtier", ["64", "50"]),
   "tty": ("tty", []),
+  "waiter": ("waiter", ["8", "20"]),
+  "vdso_altered": ("vdso", ["1"]),
+  "vdso_kept": ("vdso", ["2"]),
+  "vdso_kept_altered": ("vdso", ["3"]),
+  "vdso_static_altered": ("vdso_static", ["1"]),
 })
 # The ways that a victim is not for. The terminal of a shell stays on the shell's host; SIGSTOP and
 # SIGCONT are seen by one that waits for signals, and by system calls that EINTR ends.

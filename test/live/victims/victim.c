@@ -275,7 +275,8 @@ static void note_common(void)
 	if (!(v_leave_out & V_NO_SIGNALS))
 		note_lines("/proc/self/status", sig, V_COUNT(sig));
 	note_stat("/proc/self/stat");
-	note_code();
+	if (!(v_leave_out & V_NO_CODE))
+		note_code();
 	if (!(v_leave_out & V_NO_FDS))
 		note_fds();
 	if (!(v_leave_out & V_NO_THREADS))

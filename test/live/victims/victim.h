@@ -46,6 +46,7 @@ enum {
 	V_NO_THREADS = 2,
 	V_NO_SIGNALS = 4,
 	V_NO_COMMON = 8,
+	V_NO_CODE = 16,
 };
 
 void v_init(int argc, char **argv);

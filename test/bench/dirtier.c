@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Guest that sweeps over its memory: dirtier MIB RATE STATUS
+ *
+ * Fills MIB of memory with noise, then goes over it again and again from its beginning to its end, so
+ * that RATE MiB of it are new noise each second: nothing of that compresses, and no page is like it
+ * was before. It works only while it runs: time in which it is stopped is not made up for, as with a
+ * program that computes. On every SIGUSR1 it writes one line to the file STATUS:
+ *
+ *   ready | us N pages N gap_us N bad N
+ *
+ * us: CLOCK_MONOTONIC. pages: written so far, its loop counter. gap_us: the longest time between two
+ * steps since the last line. bad: pages whose content is not what was written.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE    4096
+#define WORDS   (PAGE / sizeof(uint64_t))
+#define TICK_US 1000
+#define LATE_US 2000                 /* a tick that is later than this was a standstill */
+
+static volatile sig_atomic_t asked;
+
+static void on_usr1(int sig)
+{
+	(void)sig;
+	asked = 1;
+}
+
+static int64_t now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
+}
+
+static uint64_t next_noise(uint64_t *x)
+{
+	*x ^= *x << 13;
+	*x ^= *x >> 7;
+	*x ^= *x << 17;
+	return *x;
+}
+
+/* Word 0 is the seed of all the others: it is made of the page's number and its version. */
+static uint64_t seed(size_t page, uint64_t version)
+{
+	return (page + 1) * 0x9e3779b97f4a7c15ULL + version * 0x632be59bd9b4e019ULL + 1;
+}
+
+static void write_page(uint64_t *p, size_t page, uint64_t version)
+{
+	uint64_t x = p[0] = seed(page, version);
+
+	for (size_t i = 1; i < WORDS; i++)
+		p[i] = next_noise(&x);
+}
+
+static int page_is(const uint64_t *p, size_t page, uint64_t version)
+{
+	uint64_t x = seed(page, version), bad = p[0] ^ x;
+
+	for (size_t i = 1; i < WORDS; i++)
+		bad |= p[i] ^ next_noise(&x);
+	return bad == 0;
+}
+
+int main(int argc, char **argv)
+{
+	size_t pages = argc > 3 ? strtoul(argv[1], NULL, 0) << 8 : 0;
+	int64_t rate = argc > 3 ? strtol(argv[2], NULL, 0) * 256 : 0; /* pages per s */
+	int64_t last, gap = 0, owed = 0; /* owed: in millionths of a page */
+	uint64_t done;
+	uint64_t *mem;
+	int fd;
+
+	if (!pages)
+		return 2;
+	fd = open(argv[3], O_WRONLY | O_CREAT | O_APPEND, 0644);
+	mem = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (fd < 0 || mem == MAP_FAILED)
+		return 1;
+	signal(SIGUSR1, on_usr1);
+	/* The page that is written as number n has the version n / pages. */
+	for (done = 0; done < pages; done++)
+		write_page(mem + done * WORDS, done, 0);
+	dprintf(fd, "ready\n");
+	for (last = now_us();;) {
+		int64_t t;
+
+		usleep(TICK_US);
+		t = now_us();
+		if (t - last > gap)
+			gap = t - last;
+		owed += rate * (t - last > LATE_US ? LATE_US : t - last);
+		last = t;
+		for (; owed >= 1000000; owed -= 1000000, done++)
+			write_page(mem + done % pages * WORDS, done % pages, done / pages);
+		if (asked) {
+			long bad = 0;
+
+			asked = 0;
+			dprintf(fd, "us %lld pages %llu gap_us %lld ", (long long)t,
+				(unsigned long long)done, (long long)gap);
+			for (size_t i = 0; i < pages; i++)
+				bad += !page_is(mem + i * WORDS, i,
+						done / pages - (i >= done % pages));
+			dprintf(fd, "bad %ld\n", bad);
+			gap = 0;
+			last = now_us();
+		}
+	}
+}
