@@ -29,7 +29,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 MODULES = ("virtio_pci virtio_net virtio_console virtio_blk virtio_balloon tun veth bridge sch_tbf "
            "sch_netem inet_diag tcp_diag udp_diag raw_diag unix_diag netlink_diag af_packet_diag "
            "nf_tables nft_ct nft_limit nf_conntrack nft_chain_nat nft_reject_inet nft_counter "
-           "nf_log_syslog nft_log nfnetlink_queue dummy macvlan").split()
+           "nf_log_syslog nft_log nfnetlink_log nfnetlink_queue dummy macvlan").split()
 
 # Debian's own, not what else is in the PATH of who runs this.
 PROGRAMS = ("/usr/bin/unshare /usr/bin/nsenter /bin/ip /sbin/tc /usr/bin/prlimit "
@@ -298,6 +298,7 @@ def initramfs(k, build, out):
   a.mkdir("tmp", 0o1777)
   a.put("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
   a.put("/etc/group", b"root:x:0:\n")
+  a.put("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")
   a.put("/etc/inittab", b"::sysinit:/init.rc\n::respawn:/init.agent\n")
   for path in PROGRAMS + [p for p in OPTIONAL if os.path.exists(p)]:
     a.program(path)

@@ -125,41 +125,37 @@ class Vm:
     self.port = None
     self._answers, self._next = {}, 0
     self._lock, self._news = threading.Lock(), threading.Condition()
-    self._up = self._down = False
-    self._trouble = None
-    self.kernel = None
+    self._up = self._down = self.kernel = None
     self.started = time.monotonic()
+    threading.Thread(target=self._listen, args=(self.qemu,), daemon=True).start()
 
   # ---- the agent ----
 
   def ready(self, timeout=BOOT_TIMEOUT):
-    """Waits until the agent inside has spoken; returns the seconds since power-on."""
+    """Waits until the agent inside has spoken; returns the seconds from power-on to that."""
     end = time.monotonic() + timeout
-    s = socket.socket(socket.AF_UNIX)
-    while True:
-      self._must_run()
-      try:
-        s.connect(self.sock)
-        break
-      except OSError:
-        if time.monotonic() > end:
-          raise Lost("%s: QEMU did not start" % self.name)
-        time.sleep(0.05)
-    self.port = s
-    threading.Thread(target=self._listen, args=(s,), daemon=True).start()
     with self._news:
-      if not self._news.wait_for(lambda: self._up or self._down, end - time.monotonic()):
-        raise Lost("%s did not boot within %d s: %s" % (self.name, timeout, self.tail()))
-    if not self._up:
-      raise Lost("%s did not boot: %s" % (self.name, self.tail()))
-    return time.monotonic() - self.started
+      while not self._up:
+        self._must_run()
+        if self._down or time.monotonic() > end:
+          raise Lost("%s did not boot within %d s: %s" % (self.name, timeout, self.tail()))
+        self._news.wait(0.5)
+    return self._up - self.started
 
   def _must_run(self):
     if self.qemu is None or self.qemu.poll() is not None:
       raise Lost("%s: QEMU has ended: %s" % (self.name, self.tail()))
 
-  def _listen(self, s):
-    rest = b""
+  def _listen(self, qemu):
+    """The thread that hears the agent, as long as this QEMU runs."""
+    s, rest = socket.socket(socket.AF_UNIX), b""
+    while qemu.returncode is None:
+      try:
+        s.connect(self.sock)
+        self.port = s
+        break
+      except OSError:
+        time.sleep(0.05)
     while True:
       try:
         got = s.recv(1 << 16)
@@ -175,18 +171,22 @@ class Vm:
           except ValueError:
             continue
           if say.get("ready"):
-            self._up, self.kernel = True, say["kernel"]
+            self._up, self.kernel = time.monotonic(), say["kernel"]
           else:
             self._answers[say["id"]] = say
         self._news.notify_all()
     with self._news:
-      self._down = True
+      # After power_on() it is another one that counts.
+      if self.qemu is qemu:
+        self._down = True
       self._news.notify_all()
 
   def ask(self, what, timeout):
     with self._lock:
       self._next += 1
       number = self._next
+      if self.port is None or not self._up:
+        raise Lost("%s does not run" % self.name)
       try:
         self.port.sendall(json.dumps(dict(what, id=number)).encode() + b"\n")
       except OSError as e:
@@ -264,7 +264,9 @@ class Vm:
     if self.qemu is not None:
       self.qemu.kill()
       self.qemu.wait()
-      self.qemu = None
+      with self._news:
+        self.qemu, self._down = None, True
+        self._news.notify_all()
     if self.port is not None:
       # The thread that reads from it may be in recv().
       try:
