@@ -358,7 +358,7 @@ void guest_thaw(struct guest *g)
 
 int guest_pin(struct guest *g, struct err *e)
 {
-	int ret = 0;
+	int ret = kind_dump_leave(g->kinds, e);
 
 	vec_each(&g->tree.task, t)
 		if (ret == 0 && (*t)->remote && (*t)->state != TASK_STOPPED)
@@ -381,6 +381,9 @@ void guest_kill(struct guest *g)
 		vec_each(&g->tree.task, t)
 			if ((*t)->remote)
 				guest_fds_hang_up(*t);
+	struct err e = ERR_INIT;
+	if (kind_dump_leave(g->kinds, &e) < 0)
+		log_warn("ending the guest without a word: %s", e.text);
 	task_tree_kill(&g->tree);
 }
 

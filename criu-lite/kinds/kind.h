@@ -106,8 +106,11 @@ void **kind_dump_slot(struct kind_dump *c, const struct kind *k, void (*release)
 int kind_dump_path(struct kind_dump *c, int local, const char *path, int flags, uint32_t *id,
 		   struct err *e);
 
+/* The frozen guest is about to be killed here, and lives on elsewhere: nobody is to hear of it (open
+ * TCP connections end without a word). May be called twice. */
+int kind_dump_leave(struct kind_dump *c, struct err *e);
 /* The guest stays here after all: takes back what dumping left in the file system (names made
- * for --link-remap). */
+ * for --link-remap), and kind_dump_leave(). */
 void kind_dump_undo(struct kind_dump *c);
 
 /* ---- target side ---- */
@@ -177,6 +180,8 @@ struct kind {
 	bool (*preview)(const struct fd_view *v);    /* kind_preview_fd() puts it; or NULL: never */
 	int (*dump)(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e);
 	int (*end)(struct kind_dump *c, struct err *e);                              /* or NULL */
+	int (*leave)(struct kind_dump *c, struct err *e);                            /* or NULL */
+	void (*undo)(struct kind_dump *c);                                           /* or NULL */
 	/* Could it be created here? Nothing stays behind. Or NULL. */
 	int (*verify)(struct kind_restore *c, const FileEntry *fe, struct err *e);
 	/* *fd: a new descriptor, flags and offset as in the entry */

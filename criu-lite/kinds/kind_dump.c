@@ -44,6 +44,9 @@ void kind_dump_free(struct kind_dump *c)
 
 void kind_dump_undo(struct kind_dump *c)
 {
+	for (const struct kind *const *k = kind_table; *k; k++)
+		if ((*k)->undo)
+			(*k)->undo(c);
 	vec_each(&c->link, l) {
 		unlink(*l);
 		free(*l);

@@ -45,3 +45,13 @@ int kind_dump_end(struct kind_dump *c, struct err *e)
 			ret = (*k)->end(c, e);
 	return ret;
 }
+
+int kind_dump_leave(struct kind_dump *c, struct err *e)
+{
+	int ret = 0;
+
+	for (const struct kind *const *k = kind_table; *k && !ret; k++)
+		if ((*k)->leave)
+			ret = (*k)->leave(c, e);
+	return ret;
+}

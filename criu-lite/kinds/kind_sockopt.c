@@ -316,7 +316,7 @@ static int restore_buffer(int fd, int force, int plain, uint32_t size, struct er
 	return 0;
 }
 
-static int restore_buffers(int fd, const SkOptsEntry *m, struct err *e)
+int kind_sockopt_restore_buffers(int fd, const SkOptsEntry *m, struct err *e)
 {
 	if (restore_buffer(fd, SO_SNDBUFFORCE, SO_SNDBUF, m->so_sndbuf, e) < 0 ||
 	    restore_buffer(fd, SO_RCVBUFFORCE, SO_RCVBUF, m->so_rcvbuf, e) < 0)
@@ -372,5 +372,5 @@ int kind_sockopt_restore(int fd, const SkOptsEntry *m, struct err *e)
 		return err_set(e, errno, "setting SO_LINGER");
 	restore_others(fd, m);
 	/* Last: SO_RCVLOWAT and TCP_WINDOW_CLAMP move the buffers' sizes. */
-	return restore_buffers(fd, m, e);
+	return kind_sockopt_restore_buffers(fd, m, e);
 }

@@ -13,6 +13,8 @@ int kind_sockopt_check(int fd, struct err *e);
 
 /* Sets what differs. Before bind(). */
 int kind_sockopt_restore(int fd, const SkOptsEntry *m, struct err *e);
+/* Only the sizes of its buffers. */
+int kind_sockopt_restore_buffers(int fd, const SkOptsEntry *m, struct err *e);
 
 /* One integer option. 0 or -errno. */
 int kind_sockopt_get(int fd, int level, int name, int *value);

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The last step of a restored connection, right before the guest runs: its address is here and the
+ * network is open. What came from the peer and will not come again (its FIN, its acknowledgement of
+ * ours) is said by a segment in its name; then the socket leaves repair mode and asks the peer where
+ * it stands, so that both go on at once and not when a timer runs out.
+ */
+#include <errno.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "kind_inet.h"
+#include "kind_sockopt.h"
+#include "kind_tcp.h"
+#include "kind_tcp_image.h"
+#include "kind_tcp_priv.h"
+#include "kind_tcp_segment.h"
+#include "log.h"
+
+#define FIN 0x01
+#define ACK 0x10
+
+struct run {
+	const InetSkEntry *m;
+	int fd;
+	struct tcp_image t;
+	struct net_conn conn;
+};
+
+static int state_of(int fd)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ? TCP_CLOSE : info.tcpi_state;
+}
+
+/* Through `lo` a segment arrives at once, or a moment later, if another CPU does it. */
+#define LOOKS 20
+
+static bool reaches(int fd, int state)
+{
+	for (int i = 0; i < LOOKS; i++) {
+		if (state_of(fd) == state)
+			return true;
+		nanosleep(&(struct timespec){ .tv_nsec = 100000L << (i / 4) }, NULL);
+	}
+	return false;
+}
+
+/* In the peer's name. The check for old segments is passed by one without a time. */
+static int say(struct run *r, uint8_t flags, uint32_t ack, int state, struct err *e)
+{
+	struct tcp_segment s = {
+		.conn = &r->conn, .to_us = true, .flags = ACK | flags, .ack = ack,
+		.seq = flags & FIN ? r->t.rcv_end : r->t.m->inq_seq, .window = r->conn.window,
+	};
+
+	if (tcp_segment_send(&s, e) < 0)
+		return -e->code;
+	return reaches(r->fd, state) ? 0 : err_say(e, EPROTO, "it did not arrive");
+}
+
+/* Segments by `lo` do not reach a socket that is bound to another device. */
+static void set_device(int fd, const char *name)
+{
+	if (setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, (socklen_t)strlen(name)) < 0)
+		log_warn("SO_BINDTODEVICE %s: %m", name);
+}
+
+/* There is room for a FIN in any window. */
+static int widen(struct run *r, struct err *e)
+{
+	struct tcp_repair_window w;
+	socklen_t len = sizeof(w);
+
+	if (getsockopt(r->fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &w, &len) < 0)
+		return err_set(e, errno, "TCP_REPAIR_WINDOW");
+	w.rcv_wup = r->t.rcv_end;
+	if (w.rcv_wnd < 4096)
+		w.rcv_wnd = 4096;
+	if (setsockopt(r->fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &w, sizeof(w)) < 0)
+		return err_set(e, errno, "TCP_REPAIR_WINDOW");
+	return 0;
+}
+
+static int close_halves(struct run *r, struct err *e)
+{
+	uint32_t una = r->t.data_end - r->t.m->outq_len;
+
+	switch (r->t.state) {
+	case TCP_FIN_WAIT2:
+		return say(r, 0, r->t.m->outq_seq, TCP_FIN_WAIT2, e);
+	case TCP_CLOSE_WAIT:
+		return say(r, FIN, una, TCP_CLOSE_WAIT, e);
+	case TCP_CLOSING:
+		return say(r, FIN, una, TCP_CLOSING, e);
+	case TCP_LAST_ACK:
+		if (say(r, FIN, una, TCP_CLOSE_WAIT, e) < 0)
+			return -e->code;
+		if (!r->t.fin_unsent && tcp_repair_queue(r->fd, TCP_SEND_QUEUE, e) < 0)
+			return -e->code;
+		if (shutdown(r->fd, SHUT_WR) < 0)
+			return err_set(e, errno, "shutdown");
+		return tcp_repair_queue(r->fd, TCP_NO_QUEUE, e);
+	default:
+		return 0;
+	}
+}
+
+static int half_close(struct run *r, struct err *e)
+{
+	const char *device = r->m->opts->so_bound_dev;
+	bool unbind = device && *device && r->conn.family == AF_INET;
+
+	if (r->t.state != TCP_FIN_WAIT2 && !r->t.fin_came)
+		return 0;
+	if (widen(r, e) < 0)
+		return -e->code;
+	if (unbind)
+		set_device(r->fd, "");
+	int ret = close_halves(r, e);
+	if (unbind)
+		set_device(r->fd, device);
+	if (!ret)
+		return tcp_set_window(r->fd, &r->t, r->t.m->inq_seq, e);
+	/* The program is to see the end all the same. */
+	if (r->t.fin_came)
+		shutdown(r->fd, SHUT_RD);
+	return ret;
+}
+
+/* What the kernel does only for an established connection. */
+static void probe(struct run *r)
+{
+	struct tcp_segment s = {
+		.conn = &r->conn, .flags = ACK, .seq = r->t.data_end - r->t.m->outq_len - 1,
+		.ack = r->conn.rcv_nxt, .window = r->conn.window, .has_ts = r->conn.has_ts,
+		.ts_val = r->conn.ts_val,
+	};
+	struct err e = ERR_INIT;
+
+	if (tcp_segment_send(&s, &e) < 0)
+		log_debug("a probe: %s", e.text);
+}
+
+/* To set TCP_NODELAY sends what waits. */
+static void push(const struct run *r)
+{
+	int nodelay = r->m->tcp_opts ? r->m->tcp_opts->nodelay : 0, on = 1;
+
+	if ((!r->t.unsent_len && !r->t.fin_unsent) || (r->m->tcp_opts && r->m->tcp_opts->cork))
+		return;
+	setsockopt(r->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(r->fd, IPPROTO_TCP, TCP_NODELAY, &nodelay, sizeof(nodelay));
+}
+
+static int run(struct run *r, struct err *e)
+{
+	int how = r->t.state == TCP_SYN_SENT ? TCP_REPAIR_OFF_NO_WP : TCP_REPAIR_OFF;
+	struct err second = ERR_INIT;
+	int ret = half_close(r, e);
+
+	if (tcp_repair_off(r->fd, how, r->m->opts->reuseaddr, ret ? &second : e) < 0)
+		return -e->code;
+	if (r->t.state != TCP_SYN_SENT && r->t.state != TCP_ESTABLISHED)
+		probe(r);
+	push(r);
+	return ret;
+}
+
+void tcp_run(struct kind_restore *c, const FileEntry *fe)
+{
+	struct run r = { .m = fe->isk };
+	char text[NET_CONN_TEXT];
+	struct err e = ERR_INIT;
+
+	r.fd = kind_fd(c, fe->id, &e);
+	if (r.fd < 0 || tcp_image_get(kind_restore_set(c), r.m, &r.t, &e) < 0 ||
+	    tcp_image_conn(r.m, &r.t, &r.conn, &e) < 0 || run(&r, &e) < 0)
+		log_warn("TCP connection %s: %s", net_conn_text(&r.conn, text), e.text);
+	tcp_image_free(&r.t);
+}
