@@ -38,9 +38,11 @@ import hosts  # noqa: E402
 import tool  # noqa: E402
 
 PORT = 9400
-TOOL_TIMEOUT = 60
+# Virtual machines without KVM take longer.
+SLOW = 4 if os.environ.get("CRIU_LITE_SLOW") else 1
+TOOL_TIMEOUT = 60 * SLOW
 # A victim ends within that time after it was asked to.
-END_TIMEOUT = 30
+END_TIMEOUT = 30 * SLOW
 
 # name: (program, arguments). "{n}" is the number of the run, for seeds.
 VICTIMS = {}
@@ -130,7 +132,7 @@ class Case:
     else:
       self.proc = self.a.popen(self.cmd, stdout=log, stderr=subprocess.STDOUT)
     try:
-      hosts.wait_for(lambda: self.read("status") or self.read("result"), 20)
+      hosts.wait_for(lambda: self.read("status") or self.read("result"), 20 * SLOW)
     except TimeoutError:
       raise Failed("the victim did not come up: " + self.read("log"))
     if self.read("result"):
