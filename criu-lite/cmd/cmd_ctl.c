@@ -144,7 +144,8 @@ static int list(const struct cmd_line *l, const char *id, struct err *e)
 
 static int wrong(struct err *e)
 {
-	return err_remedy(e, "say criu-lite ctl [ID] status, set KEY=VALUE, abort, force-complete or list");
+	return err_remedy(e, "say criu-lite ctl [ID] status, set KEY=VALUE, abort, force-complete or "
+			     "list");
 }
 
 static bool is_verb(const char *s)

@@ -19,7 +19,7 @@
 #include "log.h"
 
 #define CLIENTS    8
-#define IDLE_NS    (10ull * 1000000000) /* then a client is dropped, also one that does not read */
+#define IDLE_NS    (60ull * 1000000000) /* then a client is dropped, also one that does not read */
 #define STACK      (256 * 1024)
 
 struct client {
@@ -108,6 +108,21 @@ static void pull(struct ctl *c, struct client *k)
 	next_request(c, k);
 }
 
+/* A free place, or that of who has been silent for longest. */
+static struct client *place(struct ctl *c)
+{
+	struct client *best = &c->client[0];
+
+	for (struct client *k = c->client; k < c->client + CLIENTS; k++) {
+		if (k->fd < 0)
+			return k;
+		if (k->since < best->since)
+			best = k;
+	}
+	drop(best);
+	return best;
+}
+
 static void take(struct ctl *c)
 {
 	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -120,25 +135,12 @@ static void take(struct ctl *c)
 		close(fd);
 		return;
 	}
-	for (int i = 0; i < CLIENTS; i++) {
-		if (c->client[i].fd < 0) {
-			c->client[i].fd = fd;
-			c->client[i].since = io_now_ns();
-			return;
-		}
-	}
-	close(fd);
+	struct client *k = place(c);
+	k->fd = fd;
+	k->since = io_now_ns();
 }
 
 /* ---- the thread ---- */
-
-static bool is_full(const struct ctl *c)
-{
-	for (int i = 0; i < CLIENTS; i++)
-		if (c->client[i].fd < 0)
-			return false;
-	return true;
-}
 
 static void serve_clients(struct ctl *c, const struct pollfd *p)
 {
@@ -167,10 +169,13 @@ static void *serve(void *arg)
 	struct pollfd p[CLIENTS + 2];
 
 	for (;;) {
-		for (int i = 0; i < CLIENTS; i++)
-			p[i] = (struct pollfd){ c->client[i].fd, c->client[i].out ? POLLOUT : POLLIN, 0 };
+		for (int i = 0; i < CLIENTS; i++) {
+			struct client *k = &c->client[i];
+
+			p[i] = (struct pollfd){ k->fd, k->out ? POLLOUT : POLLIN, 0 };
+		}
 		/* poll() skips negative descriptors */
-		p[CLIENTS] = (struct pollfd){ is_full(c) ? -1 : c->listen_fd, POLLIN, 0 };
+		p[CLIENTS] = (struct pollfd){ c->listen_fd, POLLIN, 0 };
 		p[CLIENTS + 1] = (struct pollfd){ c->stop_fd, POLLIN, 0 };
 		if (poll(p, CLIENTS + 2, 1000) < 0 && errno != EINTR)
 			break;
@@ -235,7 +240,8 @@ static int make_socket(struct ctl *c, const char *dir, struct err *e)
 	c->listen_fd = fd;
 	if (fd < 0)
 		return err_set(e, errno, "control socket");
-	if ((size_t)snprintf(a.sun_path, sizeof(a.sun_path), "%s/.%s", dir, c->id) >= sizeof(a.sun_path))
+	if ((size_t)snprintf(a.sun_path, sizeof(a.sun_path), "%s/.%s", dir, c->id) >=
+	    sizeof(a.sun_path))
 		return err_set(e, ENAMETOOLONG, "control socket in %s", dir);
 	/* the mode of the name is that of the socket: nobody else gets in between */
 	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0)

@@ -29,7 +29,8 @@ struct policy_file {
 	unsigned line[QOS_ROWS];
 };
 /* Release with policy_file_free(), also after an error ("PATH:LINE: ..."). */
-int policy_parse(struct policy_file *f, const char *path, const char *text, size_t n, struct err *e);
+int policy_parse(struct policy_file *f, const char *path, const char *text, size_t n,
+		 struct err *e);
 void policy_file_free(struct policy_file *f);
 
 struct policy_ask {

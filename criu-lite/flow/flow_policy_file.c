@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One policy file. libinih splits the lines; it is fed line by line, so that they can be counted. */
+/* One policy file. libinih splits the lines; it is fed one by one, so that they can be counted. */
 #include <errno.h>
 #include <ini.h>
 #include <stdlib.h>
@@ -44,8 +44,10 @@ static char *next_line(char *out, int size, void *arg)
 	const char *stop = memchr(r->at, '\n', (size_t)(r->end - r->at));
 	n = (size_t)((stop ? stop : r->end) - r->at);
 	if (memchr(r->at, '\0', n) || n + 2 > (size_t)size) {
-		err_say(r->e, EINVAL, memchr(r->at, '\0', n) ? "this is no text" : "the line is too long");
-		fail(r, n + 2 > (size_t)size ? "197 letters are allowed" : "a policy has lines key = value");
+		bool binary = memchr(r->at, '\0', n);
+
+		err_say(r->e, EINVAL, binary ? "this is no text" : "the line is too long");
+		fail(r, binary ? "a policy has lines key = value" : "197 letters are allowed");
 		return NULL;
 	}
 	memcpy(out, r->at, n);
@@ -113,7 +115,8 @@ static int on_pair(void *arg, const char *section, const char *name, const char 
 	return !r->failed;
 }
 
-int policy_parse(struct policy_file *f, const char *path, const char *text, size_t n, struct err *e)
+int policy_parse(struct policy_file *f, const char *path, const char *text, size_t n,
+		 struct err *e)
 {
 	struct reading r = { .f = f, .at = text, .end = text + n, .e = e };
 

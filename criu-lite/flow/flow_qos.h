@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an operator controls of a migration. One table (flow_qos.c) has a row for each value: its name
- * is the option of `migrate`, the key in a policy file and the key of `ctl set`.
+ * What an operator controls of a migration. One table (flow_qos.c) has a row for each value: its
+ * name is the option of `migrate`, the key in a policy file and the key of `ctl set`.
  */
 #pragma once
 
