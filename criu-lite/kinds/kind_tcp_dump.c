@@ -138,6 +138,8 @@ static int capture_options(struct capture *s, struct err *e)
 	s->t.snd_wscale = info.tcpi_snd_wscale;
 	s->t.has_rcv_wscale = true;
 	s->t.rcv_wscale = info.tcpi_rcv_wscale;
+	s->t.has_cl_rtt = info.tcpi_rtt != 0;
+	s->t.cl_rtt = info.tcpi_rtt;
 	s->t.mss_clamp = (uint32_t)mss;
 	s->t.has_timestamp = true;
 	s->t.timestamp = (uint32_t)stamp;

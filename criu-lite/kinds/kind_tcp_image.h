@@ -17,6 +17,10 @@ struct tcp_image {
 	uint32_t data_end;       /* after our last byte */
 	uint32_t rcv_end;        /* after the peer's last byte */
 	uint32_t snd_nxt;
+	/* Something waits for the peer's acknowledgement. A new socket would send it again only
+	 * after three seconds, as it knows nothing of the peer's distance; it learns that from the
+	 * acknowledgement of one byte before the first, which is said in the peer's name. */
+	bool seed;
 };
 
 int tcp_image_get(const struct img_set *set, const InetSkEntry *m, struct tcp_image *t, struct err *e);

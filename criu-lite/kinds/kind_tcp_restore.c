@@ -53,6 +53,8 @@ int tcp_image_get(const struct img_set *set, const InetSkEntry *m, struct tcp_im
 	t->data_end = t->m->outq_seq - t->fin_sent;
 	t->rcv_end = t->m->inq_seq - t->fin_came;
 	t->snd_nxt = t->data_end - t->unsent_len + (t->fin_sent && !t->fin_unsent);
+	t->seed = t->m->has_cl_rtt && t->m->has_timestamp && t->m->opt_mask & TCPI_OPT_TIMESTAMPS &&
+		  (t->m->outq_len || TCP_IN(state, TCP_FIN_QUEUED));
 	return 0;
 }
 
@@ -222,10 +224,12 @@ static int put_unsent(int fd, const struct tcp_image *t, int reuse, struct err *
 static int put_queues(int fd, const struct tcp_image *t, int reuse, struct err *e)
 {
 	const TcpStreamEntry *m = t->m;
+	uint8_t seed = 0;
 
 	if (tcp_repair_queue(fd, TCP_RECV_QUEUE, e) < 0 ||
 	    put_bytes(fd, t->received, m->inq_len, "received", e) < 0 ||
 	    tcp_repair_queue(fd, TCP_SEND_QUEUE, e) < 0 ||
+	    put_bytes(fd, &seed, t->seed, "acknowledged", e) < 0 ||
 	    put_bytes(fd, t->unacked, m->outq_len - t->unsent_len, "not acknowledged", e) < 0)
 		return -e->code;
 	if (put_unsent(fd, t, reuse, e) < 0)
@@ -247,7 +251,7 @@ static int create_established(const InetSkEntry *m, const struct tcp_image *t, i
 	int reuse = m->opts->reuseaddr;
 
 	if (tcp_repair_on(fd, -1, e) < 0 ||
-	    set_seq(fd, TCP_SEND_QUEUE, t->data_end - t->m->outq_len, e) < 0 ||
+	    set_seq(fd, TCP_SEND_QUEUE, t->data_end - t->m->outq_len - t->seed, e) < 0 ||
 	    set_seq(fd, TCP_RECV_QUEUE, t->rcv_end - t->m->inq_len, e) < 0 ||
 	    connect_as(fd, m, e) < 0 || set_options(fd, t, e) < 0 || set_timestamp(fd, t, e) < 0)
 		return -e->code;

@@ -51,15 +51,27 @@ static bool reaches(int fd, int state)
 	return false;
 }
 
-/* In the peer's name. The check for old segments is passed by one without a time. */
-static int say(struct run *r, uint8_t flags, uint32_t ack, int state, struct err *e)
+/* In the peer's name. Its clock is not known; 0 passes the check for old segments and leaves it open
+ * for what comes next (RFC 7323 as Linux does it: no check against 0). The other number tells the
+ * socket how far away the peer is. */
+static int say(struct run *r, uint8_t flags, uint32_t ack, struct err *e)
 {
+	const TcpStreamEntry *m = r->t.m;
 	struct tcp_segment s = {
 		.conn = &r->conn, .to_us = true, .flags = ACK | flags, .ack = ack,
-		.seq = flags & FIN ? r->t.rcv_end : r->t.m->inq_seq, .window = r->conn.window,
+		.seq = flags & FIN ? r->t.rcv_end : m->inq_seq, .has_ts = r->conn.has_ts,
 	};
+	int now = 0;
 
-	if (tcp_segment_send(&s, e) < 0)
+	s.window = (uint16_t)(m->snd_wnd >> (m->opt_mask & TCPI_OPT_WSCALE ? m->snd_wscale : 0));
+	if (s.has_ts && !kind_sockopt_get(r->fd, IPPROTO_TCP, TCP_TIMESTAMP, &now))
+		s.ts_ecr = (uint32_t)now - (m->opt_mask & TCPI_OPT_USEC_TS ? m->cl_rtt : m->cl_rtt / 1000);
+	return tcp_segment_send(&s, e);
+}
+
+static int say_until(struct run *r, uint8_t flags, uint32_t ack, int state, struct err *e)
+{
+	if (say(r, flags, ack, e) < 0)
 		return -e->code;
 	return reaches(r->fd, state) ? 0 : err_say(e, EPROTO, "it did not arrive");
 }
@@ -87,19 +99,19 @@ static int widen(struct run *r, struct err *e)
 	return 0;
 }
 
-static int close_halves(struct run *r, struct err *e)
+static int say_all(struct run *r, struct err *e)
 {
 	uint32_t una = r->t.data_end - r->t.m->outq_len;
 
 	switch (r->t.state) {
 	case TCP_FIN_WAIT2:
-		return say(r, 0, r->t.m->outq_seq, TCP_FIN_WAIT2, e);
+		return say_until(r, 0, r->t.m->outq_seq, TCP_FIN_WAIT2, e);
 	case TCP_CLOSE_WAIT:
-		return say(r, FIN, una, TCP_CLOSE_WAIT, e);
+		return say_until(r, FIN, una, TCP_CLOSE_WAIT, e);
 	case TCP_CLOSING:
-		return say(r, FIN, una, TCP_CLOSING, e);
+		return say_until(r, FIN, una, TCP_CLOSING, e);
 	case TCP_LAST_ACK:
-		if (say(r, FIN, una, TCP_CLOSE_WAIT, e) < 0)
+		if (say_until(r, FIN, una, TCP_CLOSE_WAIT, e) < 0)
 			return -e->code;
 		if (!r->t.fin_unsent && tcp_repair_queue(r->fd, TCP_SEND_QUEUE, e) < 0)
 			return -e->code;
@@ -107,29 +119,30 @@ static int close_halves(struct run *r, struct err *e)
 			return err_set(e, errno, "shutdown");
 		return tcp_repair_queue(r->fd, TCP_NO_QUEUE, e);
 	default:
-		return 0;
+		return say(r, 0, una, e);
 	}
 }
 
-static int half_close(struct run *r, struct err *e)
+static int say_what_was(struct run *r, struct err *e)
 {
 	const char *device = r->m->opts->so_bound_dev;
 	bool unbind = device && *device && r->conn.family == AF_INET;
 
-	if (r->t.state != TCP_FIN_WAIT2 && !r->t.fin_came)
+	if (r->t.state == TCP_SYN_SENT || (r->t.state != TCP_FIN_WAIT2 && !r->t.fin_came && !r->t.seed))
 		return 0;
-	if (widen(r, e) < 0)
+	if (r->t.fin_came && widen(r, e) < 0)
 		return -e->code;
 	if (unbind)
 		set_device(r->fd, "");
-	int ret = close_halves(r, e);
+	int ret = say_all(r, e);
 	if (unbind)
 		set_device(r->fd, device);
+	if (!r->t.fin_came)
+		return ret;
 	if (!ret)
 		return tcp_set_window(r->fd, &r->t, r->t.m->inq_seq, e);
 	/* The program is to see the end all the same. */
-	if (r->t.fin_came)
-		shutdown(r->fd, SHUT_RD);
+	shutdown(r->fd, SHUT_RD);
 	return ret;
 }
 
@@ -162,7 +175,7 @@ static int run(struct run *r, struct err *e)
 {
 	int how = r->t.state == TCP_SYN_SENT ? TCP_REPAIR_OFF_NO_WP : TCP_REPAIR_OFF;
 	struct err second = ERR_INIT;
-	int ret = half_close(r, e);
+	int ret = say_what_was(r, e);
 
 	if (tcp_repair_off(r->fd, how, r->m->opts->reuseaddr, ret ? &second : e) < 0)
 		return -e->code;
