@@ -80,10 +80,15 @@ static size_t pack_fixed(struct comp *c, int level, const void *raw, size_t n, v
 	return got;
 }
 
+bool comp_is_plain(const struct comp *c, const struct pages_opts *o)
+{
+	return o->method == COMP_NONE || (o->method == COMP_AUTO && c->now == 0);
+}
+
 size_t comp_pack(struct comp *c, const struct pages_opts *o, const void *raw, size_t n, void *out)
 {
 	bool automatic = o->method == COMP_AUTO;
-	bool plain = o->method == COMP_NONE || (automatic && c->now == 0);
+	bool plain = comp_is_plain(c, o);
 
 	c->packed = 0;
 	c->method = plain ? COMP_NONE : COMP_ZSTD;

@@ -46,6 +46,9 @@ struct comp {
 int comp_init(struct comp *c, struct err *e);
 void comp_free(struct comp *c);
 
+/* Whether the next frame will be sent as it is. */
+bool comp_is_plain(const struct comp *c, const struct pages_opts *o);
+
 /* Compresses n bytes as the options say into out (n bytes). Returns the bytes there; 0: better sent
  * as they are. */
 size_t comp_pack(struct comp *c, const struct pages_opts *o, const void *raw, size_t n, void *out);

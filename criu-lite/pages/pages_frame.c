@@ -35,7 +35,7 @@ static uint64_t frame_sum(const struct frame *f, const void *payload)
 static int check_end(const struct frame_head *h, struct err *e)
 {
 	if (h->kind || h->method || h->space || h->flags != FRAME_END || h->ranges || h->payload ||
-	    h->limit)
+	    h->limit || h->pages)
 		return damaged(e, "end mark");
 	return 0;
 }
@@ -75,7 +75,7 @@ static int check_ranges(const struct frame *f, struct err *e)
 	for (uint32_t i = 0; i < f->head.ranges; i++) {
 		const struct frame_range *r = &f->ranges[i];
 
-		if (r->start % PAGE_SIZE || r->type > FRAME_ZERO)
+		if (r->start % PAGE_SIZE || r->type > FRAME_DELTA)
 			return damaged(e, "range");
 		if (r->pages == 0 || r->pages > FRAME_PAGES - pages)
 			return damaged(e, "size of ranges");
@@ -96,7 +96,9 @@ int frame_check(const struct frame *f, const void *payload, struct err *e)
 	int ret = check_ranges(f, e);
 	if (ret < 0)
 		return ret;
-	uint64_t raw = frame_pages(f, FRAME_DATA) * PAGE_SIZE;
+	uint64_t raw = frame_raw(f);
+	if (f->head.pages && !frame_pages(f, FRAME_DELTA))
+		return damaged(e, "checksum of pages");
 	if (f->head.method == COMP_NONE ? f->head.payload != raw
 					: !f->head.payload || f->head.payload >= raw)
 		return damaged(e, "size of payload");
@@ -124,14 +126,19 @@ uint32_t frame_pages(const struct frame *f, enum frame_type type)
 	return n;
 }
 
-size_t frame_ranges(const struct frame *f, enum frame_type type, struct prange *out)
+size_t frame_raw(const struct frame *f)
+{
+	return (frame_pages(f, FRAME_DATA) + frame_pages(f, FRAME_DELTA)) * PAGE_SIZE;
+}
+
+size_t frame_ranges(const struct frame *f, bool payload, struct prange *out)
 {
 	size_t n = 0;
 
 	for (uint32_t i = 0; i < f->head.ranges; i++) {
 		const struct frame_range *r = &f->ranges[i];
 
-		if (r->type == type)
+		if ((r->type != FRAME_ZERO) == payload)
 			out[n++] = (struct prange){ r->start, r->start + r->pages * PAGE_SIZE };
 	}
 	return n;

@@ -4,13 +4,15 @@
  *
  *   stream := frame* end
  *   frame  := head range[ranges] payload
- *   range  := start:u64 pages:u32 type:u32           type: 0 data, 1 zero
+ *   range  := start:u64 pages:u32 type:u32           type: 0 data, 1 zero, 2 delta
  *
- * head is struct frame_head below. The payload holds the pages of the data ranges, in order, raw
- * or as one zstd frame; zero ranges have none. Ranges ascend and do not overlap; a frame covers at
+ * head is struct frame_head below. The payload holds the pages of the data and delta ranges, in
+ * order, raw or as one zstd frame; zero ranges have none. A page of a delta range is to be XORed with
+ * what the target holds there. Ranges ascend and do not overlap; a frame covers at
  * most FRAME_PAGES pages. `end` is a head with flag FRAME_END and nothing else in it: a stream
  * that stops without it was cut. Numbers are little-endian. sum is XXH3-64 of the ranges, seeded
- * with XXH3-64 of the payload as sent; check is XXH3-64 of what stands before it in the head, so
+ * with XXH3-64 of the payload as sent; pages is XXH3-64 of all data and delta pages as they will be,
+ * if there are delta ranges, so that a target which holds something else says so; check is XXH3-64 of what stands before it in the head, so
  * that no length is believed that was damaged on the way.
  *
  * Target to source go control frames (wire_conn.h): FRAME_ACK with a struct frame_ack, cumulative;
@@ -18,6 +20,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -33,7 +36,7 @@ enum frame_flag {
 	FRAME_END = 2,
 };
 
-enum frame_type { FRAME_DATA, FRAME_ZERO };
+enum frame_type { FRAME_DATA, FRAME_ZERO, FRAME_DELTA };
 enum frame_answer { FRAME_ACK = 1, FRAME_FAILED = 2 };
 
 struct frame_head {
@@ -45,9 +48,10 @@ struct frame_head {
 	uint32_t ranges;
 	uint32_t payload;            /* bytes as sent */
 	uint64_t limit;              /* SHM: size of the object; bytes beyond it are not part of it */
+	uint64_t pages;              /* checksum if there are delta ranges, else 0 */
 	uint64_t sum, check;
 };
-_Static_assert(sizeof(struct frame_head) == 48, "format");
+_Static_assert(sizeof(struct frame_head) == 56, "format");
 
 struct frame_range {
 	uint64_t start;
@@ -75,8 +79,9 @@ int frame_check(const struct frame *f, const void *payload, struct err *e);
 void frame_seal(struct frame *f, const void *payload);       /* sets sum and check */
 size_t frame_size(const struct frame_head *h);               /* head and ranges, bytes */
 uint32_t frame_pages(const struct frame *f, enum frame_type type);
+size_t frame_raw(const struct frame *f);                     /* bytes of the payload, unpacked */
 
-/* The frame's ranges of one type. Returns how many. */
-size_t frame_ranges(const struct frame *f, enum frame_type type, struct prange *out);
+/* The frame's ranges with payload, or those without. Returns how many. */
+size_t frame_ranges(const struct frame *f, bool payload, struct prange *out);
 /* Ranges as an I/O vector that leaves out the first `skip` bytes. Returns its length. */
 size_t frame_iov(const struct prange *r, size_t n, size_t skip, struct iovec *out);

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
+#include <xxhash.h>
 #include <zstd.h>
 
 #include "cleanup.h"
@@ -132,18 +133,66 @@ static bool already_zero(int kind, const struct load *l, uint8_t *scratch)
 	return true;
 }
 
+/* What is at one range now. */
+static int get_pages(int kind, const struct pages_place *from, const struct prange *r, uint8_t *p,
+		     struct err *e)
+{
+	struct iovec local = { p, r->end - r->start }, remote = { (void *)r->start, local.iov_len };
+	int ret;
+
+	if (kind == PAGES_TASK &&
+	    process_vm_readv(from->pid, &local, 1, &remote, 1, 0) == (ssize_t)local.iov_len)
+		return 0;
+	/* PROT_NONE mappings give bytes only through here. */
+	memset(p, 0, local.iov_len);
+	ret = io_pread(kind == PAGES_TASK ? from->mem_fd : from->fd, p, local.iov_len,
+		       (off_t)r->start);
+	if (ret == -ENODATA && kind == PAGES_SHM) /* beyond the end of an object: zeros */
+		return 0;
+	return ret < 0 ? err_set(e, -ret, "read what is at %#lx", r->start) : 0;
+}
+
+/* Delta pages come as the difference to what is there. */
+static int add_deltas(struct conn *c, const struct pages_place *to, struct err *e)
+{
+	const struct frame *f = &c->frame;
+	uint8_t *at = c->raw;
+
+	for (uint32_t i = 0; i < f->head.ranges; i++) {
+		const struct frame_range *r = &f->ranges[i];
+		size_t n = r->type == FRAME_ZERO ? 0 : r->pages * PAGE_SIZE;
+
+		if (r->type == FRAME_DELTA) {
+			struct prange here = { r->start, r->start + n };
+			int ret = get_pages(f->head.kind, to, &here, c->packed, e);
+
+			if (ret < 0)
+				return ret;
+			pages_xor(at, c->packed, n);
+		}
+		at += n;
+	}
+	if (f->head.pages != XXH3_64bits(c->raw, frame_raw(f)))
+		return err_say(e, EBADMSG, "pages of %s %u are not as the source believes",
+			       f->head.kind == PAGES_TASK ? "task" : "shared memory object",
+			       f->head.space);
+	return 0;
+}
+
 static int place_frame(struct conn *c, const struct pages_place *to, struct err *e)
 {
 	const struct frame *f = &c->frame;
 	struct load l = { .to = to, .limit = f->head.limit };
-	int ret = 0;
+	int ret = frame_pages(f, FRAME_DELTA) ? add_deltas(c, to, e) : 0;
 
-	l.n = frame_ranges(f, FRAME_DATA, l.r);
+	if (ret < 0)
+		return ret;
+	l.n = frame_ranges(f, true, l.r);
 	if (l.n)
 		ret = put_pages(f->head.kind, &l, c->raw, e);
 	if (ret < 0)
 		return ret;
-	l.n = frame_ranges(f, FRAME_ZERO, l.r);
+	l.n = frame_ranges(f, false, l.r);
 	/* Where nothing was before, looking is cheaper than filling memory with zeros. */
 	if (!l.n || ((f->head.flags & FRAME_FRESH) && already_zero(f->head.kind, &l, c->raw)))
 		return 0;
@@ -200,7 +249,7 @@ static int read_iov(int fd, struct iovec *iov, size_t n, struct err *e)
 
 static int unpack(struct conn *c, struct err *e)
 {
-	size_t raw = frame_pages(&c->frame, FRAME_DATA) * PAGE_SIZE;
+	size_t raw = frame_raw(&c->frame);
 	size_t n = ZSTD_decompressDCtx(c->zstd, c->raw, raw, c->packed, c->frame.head.payload);
 
 	if (ZSTD_isError(n))
@@ -242,8 +291,7 @@ static int acknowledge(struct conn *c, struct err *e)
 
 	c->ack.frames++;
 	c->ack.bytes += frame_size(&c->frame.head) + c->frame.head.payload;
-	c->ack.placed += (frame_pages(&c->frame, FRAME_DATA) + frame_pages(&c->frame, FRAME_ZERO)) *
-			 PAGE_SIZE;
+	c->ack.placed += frame_raw(&c->frame) + frame_pages(&c->frame, FRAME_ZERO) * PAGE_SIZE;
 	if (c->ack.frames - c->acked.frames < ACK_FRAMES &&
 	    c->ack.placed - c->acked.placed < ACK_BYTES && poll(&p, 1, 0) > 0)
 		return 0;

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 
 #include "io.h"
@@ -13,6 +14,9 @@
 #define CHUNK_BYTES (CHUNK_PAGES * PAGE_SIZE)
 #define NONE        UINT32_MAX
 #define SLOTS_MIN   256u
+/* A copy that was of no use for this many rounds may go; so many are looked at. */
+#define OLD_ROUNDS  2
+#define TRIES       8
 
 struct chunk {
 	uint64_t start;
@@ -20,6 +24,15 @@ struct chunk {
 	int kind;
 	uint64_t known;              /* bit by page: hash[] is valid */
 	struct same_hash hash[CHUNK_PAGES];
+	uint32_t copy[CHUNK_PAGES];  /* number of the copy + 1; of no worth where not known */
+};
+_Static_assert(SAME_CHUNKS * sizeof(struct chunk) < 64u << 20, "as promised");
+
+struct owner {
+	uint64_t at;
+	uint32_t id;
+	int kind;
+	uint64_t round;              /* when it was used last */
 };
 
 struct same {
@@ -29,6 +42,10 @@ struct same {
 	VEC(struct chunk) chunk;
 	uint32_t *slot;              /* open addressing: numbers of chunks, NONE: empty */
 	uint32_t slots;              /* a power of two, more than twice the chunks */
+	uint64_t round;
+	uint8_t *copies;             /* SAME_COPIES pages, */
+	struct owner *owner;         /* whose they are */
+	uint32_t copied, hand;
 };
 
 int same_new(struct same **out, struct err *e)
@@ -40,6 +57,14 @@ int same_new(struct same **out, struct err *e)
 		free(s);
 		return err_set(e, errno, "getrandom");
 	}
+	s->copies = mmap(NULL, SAME_COPIES * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (s->copies == MAP_FAILED) {
+		free(s);
+		return err_set(e, errno, "memory for copies of pages");
+	}
+	s->owner = xcalloc(SAME_COPIES, sizeof(*s->owner));
+	s->round = OLD_ROUNDS;
 	pthread_mutex_init(&s->lock, NULL);
 	s->zero = same_hash(s, zeros);
 	*out = s;
@@ -52,6 +77,8 @@ void same_free(struct same *s)
 		return;
 	pthread_mutex_destroy(&s->lock);
 	vec_free(&s->chunk);
+	munmap(s->copies, SAME_COPIES * PAGE_SIZE);
+	free(s->owner);
 	free(s->slot);
 	free(s);
 }
@@ -139,30 +166,92 @@ static struct chunk *make_chunk(struct same *s, int kind, uint32_t id, uint64_t 
 	return c;
 }
 
+/* ---- copies ---- */
+
+/* One that is free, or that nobody needed lately. Those of this round may be in use. NONE: none. */
+static uint32_t find_copy(struct same *s)
+{
+	if (s->copied < SAME_COPIES)
+		return s->copied++;
+	for (int i = 0; i < TRIES; i++) {
+		uint32_t k = s->hand;
+		const struct owner *o = &s->owner[k];
+
+		s->hand = (s->hand + 1) % SAME_COPIES;
+		if (o->round + OLD_ROUNDS > s->round)
+			continue;
+		struct chunk *c = find_chunk(s, o->kind, o->id, o->at - o->at % CHUNK_BYTES);
+		uint32_t *was = c ? &c->copy[o->at % CHUNK_BYTES / PAGE_SIZE] : NULL;
+
+		if (was && *was == k + 1)
+			*was = 0;
+		return k;
+	}
+	return NONE;
+}
+
+/* The page has changed and is sent: what copy there is gets out of date, or is used. */
+static void take_copy(struct same *s, struct chunk *c, struct same_page *p, bool known)
+{
+	uint32_t *copy = &c->copy[p->at % CHUNK_BYTES / PAGE_SIZE];
+
+	if (*copy && !p->keep) {
+		s->owner[*copy - 1].round = 0;
+		*copy = 0;
+	}
+	if (!p->keep)
+		return;
+	p->valid = *copy && known;
+	if (!*copy)
+		*copy = find_copy(s) + 1; /* NONE + 1 is 0 */
+	if (!*copy)
+		return;
+	p->copy = s->copies + (*copy - 1) * PAGE_SIZE;
+	s->owner[*copy - 1] = (struct owner){ p->at, c->id, c->kind, s->round };
+}
+
 /* ---- the interface ---- */
 
-void same_check(struct same *s, int kind, uint32_t id, const uint64_t *at,
-		const struct same_hash *hash, size_t n, bool *same)
+static void check_page(struct same *s, struct chunk *c, struct same_page *p)
+{
+	uint64_t page = p->at % CHUNK_BYTES / PAGE_SIZE, bit = 1ull << page;
+	bool known = c->known & bit;
+
+	p->same = known && XXH128_isEqual(c->hash[page].h, p->hash.h);
+	if (p->same && c->copy[page])
+		s->owner[c->copy[page] - 1].round = s->round;
+	if (p->same)
+		return;
+	take_copy(s, c, p, known);
+	c->known |= bit;
+	c->hash[page] = p->hash;
+}
+
+void same_check(struct same *s, int kind, uint32_t id, struct same_page *p, size_t n)
 {
 	struct chunk *c = NULL;
 	uint64_t start = UINT64_MAX;
 
 	pthread_mutex_lock(&s->lock);
 	for (size_t i = 0; i < n; i++) {
-		uint64_t page = at[i] % CHUNK_BYTES / PAGE_SIZE, bit = 1ull << page;
-
-		if (at[i] - at[i] % CHUNK_BYTES != start) {
-			start = at[i] - at[i] % CHUNK_BYTES;
+		if (p[i].at - p[i].at % CHUNK_BYTES != start) {
+			start = p[i].at - p[i].at % CHUNK_BYTES;
 			c = find_chunk(s, kind, id, start);
 			if (!c)
 				c = make_chunk(s, kind, id, start);
 		}
-		same[i] = c && c->known & bit && XXH128_isEqual(c->hash[page].h, hash[i].h);
-		if (!c)
-			continue;
-		c->known |= bit;
-		c->hash[page] = hash[i];
+		p[i].same = p[i].valid = false;
+		p[i].copy = NULL;
+		if (c)
+			check_page(s, c, &p[i]);
 	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+void same_round(struct same *s)
+{
+	pthread_mutex_lock(&s->lock);
+	s->round++;
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -204,12 +293,4 @@ void same_forget(struct same *s, int kind, uint32_t id, const struct prange *r, 
 	if (s->chunk.n > SAME_CHUNKS / 2 && empty_chunks(s) > s->chunk.n / 8)
 		sweep(s);
 	pthread_mutex_unlock(&s->lock);
-}
-
-size_t same_size(struct same *s)
-{
-	pthread_mutex_lock(&s->lock);
-	size_t n = s->chunk.cap * sizeof(struct chunk) + s->slots * sizeof(*s->slot);
-	pthread_mutex_unlock(&s->lock);
-	return n;
 }

@@ -277,20 +277,17 @@ void pages_sender_cancel(struct pages_sender *s, const struct err *why)
 void pages_sender_forget(struct pages_sender *s, const struct pages_space *of, const struct prange *r,
 			 size_t n)
 {
-	if (s->same)
-		same_forget(s->same, of->kind, of->id, r, n);
-}
+	static const struct prange all = { 0, UINT64_MAX & ~(PAGE_SIZE - 1) };
 
-void pages_sender_forget_all(struct pages_sender *s, const struct pages_space *of)
-{
-	pages_sender_forget(s, of, &(struct prange){ 0, UINT64_MAX & ~(PAGE_SIZE - 1) }, 1);
+	if (s->same)
+		same_forget(s->same, of->kind, of->id, r ? r : &all, r ? n : 1);
 }
 
 int pages_send(struct pages_sender *s, const struct pages_space *from, const struct prange *r,
 	       size_t n, bool fresh, bool live, struct err *e)
 {
 	if (fresh)
-		pages_sender_forget_all(s, from);
+		pages_sender_forget(s, from, NULL, 0);
 	if (n == 0)
 		return 0;
 	pthread_mutex_lock(&s->lock);
@@ -344,6 +341,7 @@ static struct pages_stats since(const struct pages_stats *now, const struct page
 	d.pages -= old->pages;
 	d.zero_pages -= old->zero_pages;
 	d.same_pages -= old->same_pages;
+	d.delta_pages -= old->delta_pages;
 	d.bytes_raw -= old->bytes_raw;
 	d.bytes_wire -= old->bytes_wire;
 	d.frames -= old->frames;
@@ -397,5 +395,7 @@ int pages_flush(struct pages_sender *s, struct pages_stats *stats, struct err *e
 	}
 	s->flushed = s->total;
 	pthread_mutex_unlock(&s->lock);
+	if (s->same && ret == 0)
+		same_round(s->same);
 	return ret;
 }

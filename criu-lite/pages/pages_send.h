@@ -17,8 +17,10 @@ struct pages_opts {
 	int level;                   /* of COMP_ZSTD; below 0: its fast levels */
 	uint64_t bandwidth;          /* bytes per second on the wire, over all connections;
 	                                0: unlimited. TCP/IP headers are taken as 2 % */
-	bool same;                   /* pages that are as the target holds them are not sent: needs
-	                                pages_sender_forget(). For good: not changed by
+	bool same;                   /* pages that are as the target holds them are not sent, and of
+	                                those that are nearly so the difference (if compressed);
+	                                costs up to 130 MiB for a guest that writes much. Needs
+	                                pages_sender_forget()! For good: not changed by
 	                                pages_sender_set() */
 };
 
@@ -43,6 +45,7 @@ struct pages_comp {
 struct pages_stats {
 	uint64_t pages, zero_pages;  /* pages: with those that are zero, and with */
 	uint64_t same_pages;         /* those not sent, because the target holds them as they are */
+	uint64_t delta_pages;        /* those sent as the difference to what the target holds */
 	uint64_t bytes_raw;          /* of pages that are sent and not zero, before compression */
 	uint64_t bytes_wire, frames;
 	uint64_t bytes_placed;       /* guest memory, with zero pages, placed as the target says; after
@@ -80,13 +83,12 @@ void pages_sender_set(struct pages_sender *s, const struct pages_opts *o);
 void pages_sender_sample(struct pages_sender *s, struct pages_stats *out);
 
 /* With pages_opts.same: what the target holds in these ranges is void (scan.reset: it was told to drop
- * them; a mapping that it makes anew); _all: the whole space (it is new, also under an old id; exec).
- * To be called in each round before pages_send(). `fresh` in pages_send() forgets the whole space by
- * itself, but nobody calls that for a space without pages. Forgetting too much costs only a page on
- * the wire. */
+ * them; a mapping that it makes anew); r NULL: in the whole space (it is new, also under an old id;
+ * exec). To be called in each round before pages_send(). `fresh` in pages_send() forgets the whole
+ * space by itself, but nobody calls that for a space without pages. Forgetting too much costs only a
+ * page on the wire. */
 void pages_sender_forget(struct pages_sender *s, const struct pages_space *of, const struct prange *r,
 			 size_t n);
-void pages_sender_forget_all(struct pages_sender *s, const struct pages_space *of);
 
 /* Queues ranges. `fresh`: the receiver most likely holds nothing there: it looks whether zero pages
  * are zero already instead of writing them (a hint: a wrong one costs only time). `live`: pages

@@ -114,7 +114,7 @@ static int put_frame(struct conn *c, const uint8_t *payload, struct err *e)
 static int send_frame(struct conn *c, uint64_t began, struct err *e)
 {
 	struct frame_head *h = &c->frame.head;
-	size_t raw = frame_pages(&c->frame, FRAME_DATA) * PAGE_SIZE;
+	size_t raw = frame_raw(&c->frame);
 	size_t n = comp_pack(&c->comp, &c->opts, c->raw, raw, c->packed);
 	const uint8_t *payload = n ? c->packed : c->raw;
 
@@ -134,14 +134,16 @@ static void count(struct conn *c, const struct slice_stats *st)
 {
 	const struct frame *f = &c->frame;
 	struct pages_stats *t = &c->s->total;
-	uint32_t data = frame_pages(f, FRAME_DATA), zero = frame_pages(f, FRAME_ZERO);
+	uint32_t zero = frame_pages(f, FRAME_ZERO);
+	size_t raw = frame_raw(f);
 
 	pthread_mutex_lock(&c->s->lock);
-	t->pages += data + zero + st->same;
+	t->pages += raw / PAGE_SIZE + zero + st->same;
 	t->zero_pages += zero;
 	t->same_pages += st->same;
 	t->skipped += st->gone;
-	t->bytes_raw += data * PAGE_SIZE;
+	t->delta_pages += frame_pages(f, FRAME_DELTA);
+	t->bytes_raw += raw;
 	if (f->head.ranges) {
 		t->bytes_wire += frame_size(&f->head) + f->head.payload;
 		t->frames++;
@@ -153,8 +155,10 @@ static void count(struct conn *c, const struct slice_stats *st)
 int conn_send(struct conn *c, struct err *e)
 {
 	uint64_t began = io_now_ns();
+	/* Differences are mostly zeros: nothing without compression. */
+	struct slice_known known = { c->s->same, !comp_is_plain(&c->comp, &c->opts) };
 	struct slice_stats st;
-	int ret = pages_slice_read(&c->slice, c->s->same, &c->frame, c->raw, &st, e);
+	int ret = pages_slice_read(&c->slice, &known, &c->frame, c->raw, &st, e);
 
 	if (ret == 0 && c->frame.head.ranges)
 		ret = send_frame(c, began, e);

@@ -7,12 +7,13 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <xxhash.h>
 
 #include "cleanup.h"
 #include "io.h"
 
 /* What became of each page of a slice. */
-enum fate { FATE_DATA, FATE_ZERO, FATE_GONE, FATE_SAME };
+enum fate { FATE_DATA, FATE_ZERO, FATE_GONE, FATE_SAME, FATE_DELTA };
 
 bool pages_is_zero(const void *page)
 {
@@ -27,6 +28,26 @@ bool pages_is_zero(const void *page)
 			return false;
 	}
 	return true;
+}
+
+void pages_xor(uint8_t *to, const uint8_t *with, size_t n)
+{
+	uint64_t *t = (uint64_t *)to;
+	const uint64_t *w = (const uint64_t *)with;
+
+	for (size_t i = 0; i < n / 8; i++)
+		t[i] ^= w[i];
+}
+
+/* Three quarters of it are as they were: then the difference compresses better than the page. */
+static bool is_alike(const uint8_t *page, const uint8_t *old)
+{
+	const uint64_t *p = (const uint64_t *)page, *o = (const uint64_t *)old;
+	size_t equal = 0;
+
+	for (size_t i = 0; i < PAGE_SIZE / 8; i++)
+		equal += p[i] == o[i];
+	return equal >= PAGE_SIZE / 8 * 3 / 4;
 }
 
 static size_t slice_bytes(const struct pages_slice *s)
@@ -150,35 +171,39 @@ static void mark_zeros(uint8_t *fate, size_t n, const uint8_t *buf)
 			fate[i] = FATE_ZERO;
 }
 
-/* Pages that the target holds as they are. What has gone may come back as something else. */
-static void mark_same(const struct pages_slice *s, struct same *same, uint8_t *fate,
-		      const uint8_t *buf)
+/* Pages that the target holds as they are, or nearly so. What has gone may come back as something
+ * else. copy[]: by page, where its contents are to be kept. */
+static void mark_known(const struct pages_slice *s, const struct slice_known *known, uint8_t *fate,
+		       const uint8_t *buf, uint8_t **copy)
 {
-	uint64_t at[FRAME_PAGES];
-	struct same_hash hash[FRAME_PAGES];
-	bool is[FRAME_PAGES];
-	uint8_t *whose[FRAME_PAGES];
+	struct same_page p[FRAME_PAGES];
+	uint16_t whose[FRAME_PAGES];
 	size_t n = 0, page = 0;
 
 	for (size_t i = 0; i < s->n; i++) {
 		for (uint64_t a = s->r[i].start; a < s->r[i].end; a += PAGE_SIZE, page++) {
 			if (fate[page] == FATE_GONE) {
-				same_forget(same, s->from.kind, s->from.id,
+				same_forget(known->same, s->from.kind, s->from.id,
 					    &(struct prange){ a, a + PAGE_SIZE }, 1);
 				continue;
 			}
-			at[n] = a;
-			hash[n] = fate[page] == FATE_ZERO ? same_hash_zero(same)
-							  : same_hash(same, buf + page * PAGE_SIZE);
-			whose[n++] = &fate[page];
+			p[n].at = a;
+			p[n].keep = known->delta && fate[page] == FATE_DATA;
+			p[n].hash = fate[page] == FATE_ZERO
+				? same_hash_zero(known->same)
+				: same_hash(known->same, buf + page * PAGE_SIZE);
+			whose[n++] = (uint16_t)page;
 		}
 	}
-	if (!n)
-		return;
-	same_check(same, s->from.kind, s->from.id, at, hash, n, is);
-	for (size_t i = 0; i < n; i++)
-		if (is[i])
-			*whose[i] = FATE_SAME;
+	same_check(known->same, s->from.kind, s->from.id, p, n);
+	for (size_t i = 0; i < n; i++) {
+		page = whose[i];
+		copy[page] = p[i].copy;
+		if (p[i].same)
+			fate[page] = FATE_SAME;
+		else if (p[i].valid && is_alike(buf + page * PAGE_SIZE, p[i].copy))
+			fate[page] = FATE_DELTA;
+	}
 }
 
 /* Sorts the pages into ranges and closes the gaps that all but data leaves in buf. */
@@ -191,9 +216,10 @@ static void sort_pages(const struct pages_slice *s, const uint8_t *fate, struct 
 		for (uint64_t at = s->r[i].start; at < s->r[i].end; at += PAGE_SIZE) {
 			st->gone += *fate == FATE_GONE;
 			st->same += *fate == FATE_SAME;
-			if (*fate == FATE_DATA || *fate == FATE_ZERO)
-				add_page(f, at, *fate == FATE_ZERO ? FRAME_ZERO : FRAME_DATA);
-			if (*fate == FATE_DATA) {
+			if (*fate != FATE_GONE && *fate != FATE_SAME)
+				add_page(f, at, *fate == FATE_ZERO ? FRAME_ZERO :
+						*fate == FATE_DELTA ? FRAME_DELTA : FRAME_DATA);
+			if (*fate == FATE_DATA || *fate == FATE_DELTA) {
 				if (to != from)
 					memcpy(to, from, PAGE_SIZE);
 				to += PAGE_SIZE;
@@ -204,20 +230,42 @@ static void sort_pages(const struct pages_slice *s, const uint8_t *fate, struct 
 	}
 }
 
-int pages_slice_read(const struct pages_slice *s, struct same *same, struct frame *f, uint8_t *buf,
-		     struct slice_stats *st, struct err *e)
+/* Pages become differences, and copies what is sent. */
+static void make_deltas(const uint8_t *fate, size_t n, uint8_t *const *copy, struct frame *f,
+			uint8_t *buf)
 {
-	uint8_t fate[FRAME_PAGES] = { 0 };
+	if (frame_pages(f, FRAME_DELTA))
+		f->head.pages = XXH3_64bits(buf, frame_raw(f));
+	for (size_t page = 0; page < n; page++) {
+		uint8_t new[PAGE_SIZE];
+
+		if (fate[page] != FATE_DATA && fate[page] != FATE_DELTA)
+			continue;
+		if (copy[page]) {
+			memcpy(new, buf, PAGE_SIZE);
+			if (fate[page] == FATE_DELTA)
+				pages_xor(buf, copy[page], PAGE_SIZE);
+			memcpy(copy[page], new, PAGE_SIZE);
+		}
+		buf += PAGE_SIZE;
+	}
+}
+
+int pages_slice_read(const struct pages_slice *s, const struct slice_known *known,
+		     struct frame *f, uint8_t *buf, struct slice_stats *st, struct err *e)
+{
+	uint8_t fate[FRAME_PAGES] = { 0 }, *copy[FRAME_PAGES] = { NULL };
+	size_t n = slice_bytes(s) / PAGE_SIZE;
 	uint64_t limit = 0;
 	int ret = s->from.kind == PAGES_TASK ? read_task(s, buf, fate, e)
 					     : read_shm(s, buf, fate, &limit, e);
 
 	if (ret < 0)
 		return ret;
-	mark_zeros(fate, slice_bytes(s) / PAGE_SIZE, buf);
+	mark_zeros(fate, n, buf);
 	/* The first time a page is sent nothing is known, and most are never sent again. */
-	if (same && !s->fresh && (s->from.kind == PAGES_TASK || s->from.fixed))
-		mark_same(s, same, fate, buf);
+	if (known->same && !s->fresh && (s->from.kind == PAGES_TASK || s->from.fixed))
+		mark_known(s, known, fate, buf, copy);
 	f->head = (struct frame_head){
 		.magic = FRAME_MAGIC,
 		.kind = s->from.kind,
@@ -227,5 +275,6 @@ int pages_slice_read(const struct pages_slice *s, struct same *same, struct fram
 	};
 	*st = (struct slice_stats){ 0 };
 	sort_pages(s, fate, f, buf, st);
+	make_deltas(fate, n, copy, f, buf);
 	return 0;
 }

@@ -19,10 +19,17 @@ struct slice_stats {
 	size_t same;                 /* pages that the target holds already */
 };
 
+/* What may be left out of a slice. */
+struct slice_known {
+	struct same *same;           /* NULL: nothing is known */
+	bool delta;                  /* what only changed a little may be sent as the difference */
+};
+
 /* Fills head and ranges (not payload, method, sum) and puts the pages that are neither zero nor
- * known to the target (`same`, may be NULL) into buf (FRAME_BYTES), one after the other.
+ * known to the target into buf (FRAME_BYTES), one after the other.
  * f->head.ranges is 0 if nothing is left to send. */
-int pages_slice_read(const struct pages_slice *s, struct same *same, struct frame *f, uint8_t *buf,
-		     struct slice_stats *st, struct err *e);
+int pages_slice_read(const struct pages_slice *s, const struct slice_known *known,
+		     struct frame *f, uint8_t *buf, struct slice_stats *st, struct err *e);
 
 bool pages_is_zero(const void *page);
+void pages_xor(uint8_t *to, const uint8_t *with, size_t n);

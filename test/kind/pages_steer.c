@@ -174,7 +174,7 @@ static void test_same_forgotten(void **state)
 		else
 			memset(p.target + r.start, 0, r.end - r.start);
 		if (whole == 1)
-			pages_sender_forget_all(p.sender, &p.from);
+			pages_sender_forget(p.sender, &p.from, NULL, 0);
 		else if (!whole)
 			pages_sender_forget(p.sender, &p.from, &r, 1);
 		assert_int_equal(send_all(&p, whole == 2).same_pages, PAGES - lost);
@@ -245,6 +245,106 @@ static void test_same_gone(void **state)
 	waitpid(pid, NULL, 0);
 	close(mem);
 	munmap(area, 8 * PAGE_SIZE);
+	finish(&p);
+}
+
+/* ---- pages that changed a little ---- */
+
+static void touch(uint8_t *at, size_t pages, uint8_t value)
+{
+	for (size_t i = 0; i < pages; i++)
+		at[i * PAGE_SIZE + i % 500 * 8] = value;
+}
+
+static void test_delta(void **state)
+{
+	struct pages_opts o = { .method = COMP_ZSTD, .level = 1, .same = true };
+	struct pages_stats st;
+	struct err e = ERR_INIT;
+	struct pair p;
+
+	start(&p, 2, o);
+	memset(p.source, 1, PAGE_SIZE);
+	send_all(&p, true);
+	touch(p.source, PAGES, 200);
+	assert_int_equal(send_all(&p, false).delta_pages, 0);
+	for (uint8_t i = 1; i < 5; i++) {
+		touch(p.source, PAGES, i);
+		st = send_all(&p, false);
+		/* those that were zero, too, but a copy of zeros is not kept */
+		assert_in_range(st.delta_pages, PAGES * 7 / 8, PAGES);
+		assert_true(st.bytes_wire < st.bytes_raw / 10);
+	}
+	/* Something else altogether is sent as it is; without compression, too. */
+	fill(&p, 77);
+	assert_in_range(send_all(&p, false).delta_pages, 0, PAGES / 2);
+	pages_sender_plain(p.sender);
+	touch(p.source, PAGES, 6);
+	assert_int_equal(send_all(&p, false).delta_pages, 0);
+	/* And then copies are out of date, but for the few pages that were the same. */
+	pages_sender_set(p.sender, &o);
+	touch(p.source, PAGES, 7);
+	assert_in_range(send_all(&p, false).delta_pages, 0, 50);
+	touch(p.source, PAGES, 8);
+	assert_true(send_all(&p, false).delta_pages > 0);
+	/* A target that holds something else says so. */
+	touch(p.source, PAGES, 9);
+	p.target[20 * PAGE_SIZE + 99] ^= 1;
+	assert_int_equal(queue(&p, 0, PAGES, false, &e), 0);
+	assert_int_equal(pages_flush(p.sender, &st, &e), -EREMOTEIO);
+	assert_non_null(strstr(e.text, "not as the source believes"));
+	finish(&p);
+}
+
+/* Also in mappings that cannot be read or written there. */
+static void test_delta_task(void **state)
+{
+	struct pages_opts o = { .method = COMP_ZSTD, .level = 1, .same = true };
+	static const size_t pages = 600;
+	uint8_t *area = mmap(NULL, pages * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), got[PAGE_SIZE];
+	struct prange r = { (uint64_t)area, (uint64_t)area + pages * PAGE_SIZE };
+	struct pages_stats st;
+	struct err e = ERR_INIT;
+	struct pair p;
+	char path[32];
+	int ready[2];
+
+	start(&p, 1, o);
+	assert_int_equal(pipe(ready), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		mprotect(area + 100 * PAGE_SIZE, 100 * PAGE_SIZE, PROT_READ);
+		mprotect(area + 300 * PAGE_SIZE, 100 * PAGE_SIZE, PROT_NONE);
+		if (write(ready[1], "", 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	assert_int_equal(read(ready[0], got, 1), 1);
+	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+	int mem = open(path, O_RDWR | O_CLOEXEC);
+	pages_receiver_space(p.receiver, PAGES_TASK, SPACE,
+			     (struct pages_place){ .pid = pid, .mem_fd = mem, .fd = -1 });
+	struct pages_space us = { .kind = PAGES_TASK, .id = SPACE, .pid = getpid(), .fd = -1 };
+	for (uint8_t i = 1; i < 5; i++) {
+		touch(area, pages, i);
+		assert_int_equal(pages_send(p.sender, &us, &r, 1, i == 1, true, &e), 0);
+		if (pages_flush(p.sender, &st, &e) != 0)
+			fail_msg("%s", e.text);
+		assert_int_equal(st.delta_pages, i > 2 ? pages : 0);
+	}
+	for (size_t i = 0; i < pages; i++) {
+		assert_int_equal(io_pread(mem, got, PAGE_SIZE, (off_t)(area + i * PAGE_SIZE)), 0);
+		assert_memory_equal(got, area + i * PAGE_SIZE, PAGE_SIZE);
+	}
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	close(ready[0]);
+	close(ready[1]);
+	close(mem);
+	munmap(area, pages * PAGE_SIZE);
 	finish(&p);
 }
 
@@ -328,10 +428,13 @@ static void test_set_always(void **state)
 	struct steer t = { .p = &p };
 	pthread_t thread;
 
-	start(&p, 3, automatic);
+	start(&p, 3, (struct pages_opts){ .method = COMP_AUTO, .same = true });
 	pthread_create(&thread, NULL, set_always, &t);
-	for (unsigned int i = 2; i < 12; i++) {
-		fill(&p, i);
+	for (unsigned int i = 2; i < 16; i++) {
+		if (i % 4 == 2)
+			fill(&p, i);
+		else
+			touch(p.source, PAGES, (uint8_t)i);
 		send_all(&p, false);
 	}
 	t.done = true;
@@ -437,6 +540,8 @@ int main(void)
 		cmocka_unit_test(test_same_forgotten),
 		cmocka_unit_test(test_same_not),
 		cmocka_unit_test(test_same_gone),
+		cmocka_unit_test(test_delta),
+		cmocka_unit_test(test_delta_task),
 		cmocka_unit_test(test_set_bandwidth),
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_set_always),

@@ -56,10 +56,18 @@ static void test_good(void **state)
 	assert_int_equal(verdict(&f, &e), 0);
 	assert_int_equal(frame_pages(&f, FRAME_DATA), 5);
 	assert_int_equal(frame_pages(&f, FRAME_ZERO), 7);
-	assert_int_equal(frame_ranges(&f, FRAME_DATA, r), 2);
+	assert_int_equal(frame_ranges(&f, true, r), 2);
 	assert_int_equal(r[1].start, 0x7f0000000000);
 	assert_int_equal(r[1].end, 0x7f0000003000);
-	assert_int_equal(frame_size(&f.head), 48 + 3 * 16);
+	assert_int_equal(frame_size(&f.head), 56 + 3 * 16);
+
+	struct frame delta = good();
+	delta.ranges[2].type = FRAME_DELTA;
+	delta.head.pages = 1;
+	assert_int_equal(verdict(&delta, &e), 0);
+	assert_int_equal(frame_raw(&delta), 5 * PAGE_SIZE);
+	assert_int_equal(frame_ranges(&delta, true, r), 2);
+	assert_int_equal(frame_ranges(&delta, false, r), 1);
 
 	struct frame end = { .head = { .magic = FRAME_MAGIC, .flags = FRAME_END } };
 	assert_int_equal(verdict(&end, &e), 0);
@@ -92,6 +100,7 @@ static void test_bad_head(void **state)
 	BAD(f.head.payload = 4 * PAGE_SIZE);
 	BAD(f.head.payload = 6 * PAGE_SIZE);
 	BAD(f.head.limit = 1);
+	BAD(f.head.pages = 1);
 	BAD(f.head.method = COMP_ZSTD);
 	BAD((f.head.method = COMP_ZSTD, f.head.payload = 0));
 	BAD(f.head.flags = FRAME_END);
@@ -105,7 +114,7 @@ static void test_bad_ranges(void **state)
 	BAD(f.ranges[1].start = 0x11000);
 	BAD(f.ranges[1].pages = UINT32_MAX);
 	BAD(f.ranges[1].pages = FRAME_PAGES - 4);
-	BAD(f.ranges[1].type = 2);
+	BAD(f.ranges[1].type = 3);
 	BAD(f.ranges[2].start = 0xffff800000000000);
 	BAD(f.ranges[2].start = UINT64_MAX - PAGE_SIZE + 1);
 	BAD(f.ranges[2].start = (1ull << 56) - PAGE_SIZE);

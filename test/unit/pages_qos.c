@@ -88,12 +88,13 @@ static void test_pace_wakes(void **state)
 static bool check_one(struct same *s, uint32_t id, uint64_t at, uint8_t content)
 {
 	uint8_t page[PAGE_SIZE];
-	bool same;
+	struct same_page p = { .at = at };
 
 	memset(page, content, sizeof(page));
-	struct same_hash h = same_hash(s, page);
-	same_check(s, 0, id, &at, &h, 1, &same);
-	return same;
+	p.hash = same_hash(s, page);
+	same_check(s, 0, id, &p, 1);
+	assert_null(p.copy);
+	return p.same;
 }
 
 static void test_same(void **state)
@@ -155,7 +156,6 @@ static void test_same_bounded(void **state)
 	assert_int_equal(same_new(&s, &e), 0);
 	for (uint64_t i = 0; i < SAME_CHUNKS + 10; i++)
 		assert_false(check_one(s, 1, i * CHUNK, 1));
-	assert_true(same_size(s) < 70 * MIB);
 	assert_true(check_one(s, 1, 0, 1));
 	assert_false(check_one(s, 1, (SAME_CHUNKS + 5) * CHUNK, 1));
 	assert_false(check_one(s, 1, (SAME_CHUNKS + 5) * CHUNK, 1));
@@ -164,6 +164,60 @@ static void test_same_bounded(void **state)
 	assert_true(check_one(s, 1, (SAME_CHUNKS + 5) * CHUNK, 1));
 	assert_false(check_one(s, 1, 0, 1));
 	assert_true(check_one(s, 1, (SAME_CHUNKS - 1) * CHUNK, 1));
+	same_free(s);
+}
+
+/* Returns whether there was a valid copy, with what was sent last. */
+static bool send_one(struct same *s, uint64_t at, uint8_t content, bool keep, bool *room)
+{
+	uint8_t page[PAGE_SIZE];
+	struct same_page p = { .at = at, .keep = keep };
+
+	memset(page, content, sizeof(page));
+	p.hash = same_hash(s, page);
+	same_check(s, 0, 1, &p, 1);
+	*room = p.copy;
+	if (p.valid && content > 1)
+		assert_int_equal(p.copy[77], content - 1);
+	if (p.copy)
+		memcpy(p.copy, page, PAGE_SIZE);
+	return p.valid;
+}
+
+static void test_copies(void **state)
+{
+	const uint64_t last = (SAME_COPIES - 1) * PAGE_SIZE;
+	struct err e = ERR_INIT;
+	struct same *s;
+	bool room;
+
+	assert_int_equal(same_new(&s, &e), 0);
+	for (uint8_t content = 1; content < 4; content++) {
+		for (uint64_t at = 0; at <= last; at += PAGE_SIZE) {
+			assert_int_equal(send_one(s, at, content, true, &room), content > 1);
+			assert_true(room);
+		}
+		same_round(s);
+	}
+	/* Full, as long as all are of use. */
+	assert_false(send_one(s, last + PAGE_SIZE, 1, true, &room));
+	assert_false(room);
+	/* Void on the target; sent without keeping a copy: it is not what the target holds. */
+	same_forget(s, 0, 1, &(struct prange){ 0, PAGE_SIZE }, 1);
+	assert_false(send_one(s, 0, 9, true, &room));
+	assert_false(send_one(s, PAGE_SIZE, 9, false, &room));
+	assert_false(send_one(s, PAGE_SIZE, 10, true, &room));
+	/* Three rounds without use. */
+	for (int i = 0; i < 3; i++)
+		same_round(s);
+	for (uint64_t at = last + PAGE_SIZE; at <= 2 * last; at += PAGE_SIZE) {
+		assert_false(send_one(s, at, 2, true, &room));
+		assert_true(room);
+	}
+	same_round(s);
+	for (uint64_t at = last + PAGE_SIZE; at <= 2 * last; at += PAGE_SIZE)
+		assert_true(send_one(s, at, 3, true, &room));
+	assert_false(send_one(s, 9 * PAGE_SIZE, 4, true, &room));
 	same_free(s);
 }
 
@@ -295,6 +349,7 @@ int main(void)
 		cmocka_unit_test(test_same),
 		cmocka_unit_test(test_forget),
 		cmocka_unit_test(test_same_bounded),
+		cmocka_unit_test(test_copies),
 		cmocka_unit_test(test_auto_lines),
 		cmocka_unit_test(test_auto_follows),
 		cmocka_unit_test(test_pack),
