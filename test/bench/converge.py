@@ -82,14 +82,15 @@ def row(args, ratio, mode, got):
   model = None if mode == "model" else qemu_seconds(args.mib, got["rate"], args.link,
                                                     args.max_downtime, mode, args.limit)
   return ["%g" % ratio, "%.0f" % got["speed"], mode, "yes" if done else "no",
-          "%.1f" % r["total_seconds"], "-" if mode == "model" else "%.1f" % model if model else "never",
+          "%.1f" % r["total_seconds"],
+          "-" if mode == "model" else "%.1f" % model if model else "never",
           "%d" % r["rounds"], "%.0f" % (r["wire_bytes"] / (1 << 20)),
           "%.0f" % r["downtime_ms"] if done else "-", "%.0f" % r["predicted_ms"] if done else "-",
           "%.0f" % got["outcome"].throttle, "%.1f" % got["lost"], "%d" % got["bad"]]
 
 
-HEAD = ["W/L", "W MiB/s", "mode", "converged", "total s", "QEMU s", "rounds", "sent MiB", "downtime ms",
-        "predicted", "throttle %", "lost s", "bad pages"]
+HEAD = ["W/L", "W MiB/s", "mode", "converged", "total s", "QEMU s", "rounds", "sent MiB",
+        "downtime ms", "predicted", "throttle %", "lost s", "bad pages"]
 
 
 def judge(args, results):
@@ -106,8 +107,8 @@ def judge(args, results):
   if ramp and model:
     a, b = (x["outcome"].result["total_seconds"] for x in (model, ramp))
     v.check(a <= 0.5 * b, "W/L 5: model takes %.1f s, at most half of ramp's %.1f s" % (a, b))
-    v.check(model["lost"] <= ramp["lost"], "W/L 5: model costs the guest %.1f s of work, ramp %.1f s"
-            % (model["lost"], ramp["lost"]))
+    v.check(model["lost"] <= ramp["lost"], "W/L 5: model costs the guest %.1f s of work, ramp "
+            "%.1f s" % (model["lost"], ramp["lost"]))
   return v.bad
 
 

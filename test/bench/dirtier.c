@@ -4,8 +4,9 @@
  *
  * Fills MIB of memory with noise, then goes over it again and again from its beginning to its end, so
  * that RATE MiB of it are new noise each second: nothing of that compresses, and no page is like it
- * was before. It works only while it runs: time in which it is stopped is not made up for, as with a
- * program that computes. On every SIGUSR1 it writes one line to the file STATUS:
+ * was before. It works only while it runs: time in which it is stopped by SIGSTOP is not made up for,
+ * as with a program that computes; time in which other programs have the CPU is, so that RATE is right
+ * on a busy machine, too. On every SIGUSR1 it writes one line to the file STATUS:
  *
  *   ready | us N pages N gap_us N bad N
  *
@@ -24,9 +25,15 @@
 #define PAGE    4096
 #define WORDS   (PAGE / sizeof(uint64_t))
 #define TICK_US 1000
-#define LATE_US 2000                 /* a tick that is later than this was a standstill */
+#define LATE_US 50000                /* more than this is not made up for in any case */
 
-static volatile sig_atomic_t asked;
+static volatile sig_atomic_t asked, continued;
+
+static void on_cont(int sig)
+{
+	(void)sig;
+	continued = 1;
+}
 
 static void on_usr1(int sig)
 {
@@ -89,6 +96,7 @@ int main(int argc, char **argv)
 	if (fd < 0 || mem == MAP_FAILED)
 		return 1;
 	signal(SIGUSR1, on_usr1);
+	signal(SIGCONT, on_cont);
 	/* The page that is written as number n has the version n / pages. */
 	for (done = 0; done < pages; done++)
 		write_page(mem + done * WORDS, done, 0);
@@ -100,7 +108,9 @@ int main(int argc, char **argv)
 		t = now_us();
 		if (t - last > gap)
 			gap = t - last;
-		owed += rate * (t - last > LATE_US ? LATE_US : t - last);
+		if (!continued)
+			owed += rate * (t - last > LATE_US ? LATE_US : t - last);
+		continued = 0;
 		last = t;
 		for (; owed >= 1000000; owed -= 1000000, done++)
 			write_page(mem + done % pages * WORDS, done % pages, done / pages);
