@@ -17,6 +17,7 @@
 struct object_scan {
 	uint64_t dev, ino;
 	prange_vec written, unsure;
+	bool inherited;              /* by a child: a mapping is not MADV_DONTFORK */
 };
 typedef VEC(struct object_scan) object_scan_vec;
 
@@ -68,6 +69,7 @@ static void split(const struct task *t, struct scan *s, object_scan_vec *objects
 		if (!task_vma_object(v))
 			continue;
 		struct object_scan *o = object_of(objects, makedev(v->dev_major, v->dev_minor), v->ino);
+		o->inherited |= !(v->vmflags & PROC_VF_DC);
 		to_offsets(v, &s->dirty, &o->written);
 		to_offsets(v, &s->reset, &o->written); /* tracking broke: all of it may be new */
 		to_offsets(v, &s->unsure, &o->unsure);
@@ -129,7 +131,8 @@ static int scan_objects(struct guest *g, object_scan_vec *seen, bool forks, bool
 		p->space.fd = o[i]->fd;
 		p->space.fixed = !o[i]->memfd;
 		struct shm_look look = { .object = o[i], .written = &s->written,
-					 .unsure = &s->unsure, .forks = forks, .last = frozen };
+					 .unsure = &s->unsure, .forks = forks,
+					 .inherited = s->inherited, .last = frozen };
 		int ret = shm_track_look(track_of(g, o[i]->id, &p->fresh), &look, &p->scan, e);
 		if (ret < 0)
 			return ret;

@@ -81,8 +81,10 @@ static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st
 			return s->object;
 		}
 	}
-	/* Ours is readable, whatever the guest's is. */
-	int own = kind_reopen(fd, O_RDONLY);
+	/* Ours is readable, whatever the guest's is. The access time is to move by others only. */
+	int own = kind_reopen(fd, O_RDONLY | O_NOATIME);
+	if (own == -EPERM)
+		own = kind_reopen(fd, O_RDONLY);
 	if (own < 0) {
 		err_set(e, -own, "shared memory");
 		return NULL;

@@ -10,6 +10,8 @@
 #include <xxhash.h>
 
 #include "io.h"
+#include "pages_extents.h"
+#include "pages_tripwire.h"
 
 #define PIECE (1ul << 20)
 /* Inode times are coarse (a tick); a change this close to the last look may have come after it. */
@@ -19,9 +21,10 @@ struct shm_track {
 	uint32_t id;
 	bool looked;
 	bool racy;                  /* the object changed just before the last look */
-	struct timespec mtime, ctime;
+	struct timespec mtime, ctime, atime;
+	struct tripwire wire;
 	prange_vec data;            /* extents at the last look */
-	uint64_t *hash;             /* by page; only of objects that write(2) can reach */
+	uint64_t *hash;             /* by page */
 	size_t hashes;
 };
 
@@ -30,6 +33,7 @@ struct shm_track *shm_track_new(uint32_t id)
 	struct shm_track *t = xcalloc(1, sizeof(*t));
 
 	t->id = id;
+	t->wire.fd = -1;
 	return t;
 }
 
@@ -37,6 +41,7 @@ void shm_track_free(struct shm_track *t)
 {
 	if (!t)
 		return;
+	tripwire_lift(&t->wire);
 	vec_free(&t->data);
 	free(t->hash);
 	free(t);
@@ -44,24 +49,31 @@ void shm_track_free(struct shm_track *t)
 
 uint32_t shm_track_id(const struct shm_track *t) { return t->id; }
 
-int shm_extents(int fd, prange_vec *out, struct err *e)
+static int all_extents(int fd, const struct stat *st, prange_vec *out, struct err *e)
 {
-	struct stat st;
+	struct extents x = { .fd = fd };
+	uint64_t size = ((uint64_t)st->st_size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
+	int ret = extents_add(&x, 0, size, 0, out);
 
-	if (fstat(fd, &st) < 0)
-		return err_set(e, errno, "shared memory object");
-	for (off_t at = 0; at < st.st_size;) {
-		off_t data = lseek(fd, at, SEEK_DATA);
-		if (data < 0 && errno == ENXIO)
-			break;
-		off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
-		if (hole < 0)
-			return err_set(e, errno, "shared memory object: extents");
-		prange_add(out, (uint64_t)data & ~(PAGE_SIZE - 1),
-			   ((uint64_t)hole + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1));
-		at = hole;
-	}
-	return 0;
+	return ret < 0 ? err_set(e, -ret, "extents") : 0;
+}
+
+/* No page was lost, and none came but where a store was seen: less work than a walk through the
+ * whole object. */
+static int more_extents(const struct shm_track *t, int fd, const prange_vec *stored,
+			prange_vec *out, struct err *e)
+{
+	prange_vec where = { 0 }, more = { 0 };
+	struct extents x = { .fd = fd };
+	int ret = 0;
+
+	prange_minus(stored, &t->data, &where);
+	for (size_t i = 0; ret == 0 && i < where.n; i++)
+		ret = extents_add(&x, where.at[i].start, where.at[i].end, 0, &more);
+	prange_or(&t->data, &more, out);
+	vec_free(&where);
+	vec_free(&more);
+	return ret < 0 ? err_set(e, -ret, "extents") : 0;
 }
 
 static bool same_time(const struct timespec *a, const struct timespec *b)
@@ -139,25 +151,30 @@ static int behind_our_back(struct shm_track *t, const struct shm_look *l, bool v
 	return ret;
 }
 
-static int compare(struct shm_track *t, const struct shm_look *l, bool moved,
-		   const prange_vec *data, struct scan *out, struct err *e)
+/* What only one look tells. */
+struct finding {
+	bool intact;                 /* the tripwire stands: nothing but stores */
+	bool verify;                 /* there may be changes that nobody saw */
+	prange_vec stored;           /* by the trackers */
+	prange_vec data;
+};
+
+static int compare(struct shm_track *t, const struct shm_look *l, const struct finding *f,
+		   struct scan *out, struct err *e)
 {
-	prange_vec reported = { 0 }, fresh = { 0 }, known = { 0 }, changed = { 0 }, all = { 0 };
-	bool verify = moved && (l->forks || writable_by_fd(l->object));
+	prange_vec fresh = { 0 }, known = { 0 }, changed = { 0 }, all = { 0 };
 
 	if (!t->looked) {
-		prange_or(data, &all, &out->dirty);
-		room_for_hashes(t, data);
-		return l->last ? 0 : hash_pages(t, l->object->fd, data, NULL, e);
+		prange_or(&f->data, &all, &out->dirty);
+		room_for_hashes(t, &f->data);
+		return l->last ? 0 : hash_pages(t, l->object->fd, &f->data, NULL, e);
 	}
-	prange_minus(&t->data, data, &out->reset);
-	prange_or(l->written, l->unsure, &reported);
-	prange_and(&reported, data, &known);
-	prange_minus(data, &t->data, &fresh);
+	prange_minus(&t->data, &f->data, &out->reset);
+	prange_and(&f->stored, &f->data, &known);
+	prange_minus(&f->data, &t->data, &fresh);
 	prange_or(&known, &fresh, &all);
-	int ret = behind_our_back(t, l, verify, &all, data, &changed, e);
+	int ret = behind_our_back(t, l, f->verify, &all, &f->data, &changed, e);
 	prange_or(&all, &changed, &out->dirty);
-	vec_free(&reported);
 	vec_free(&fresh);
 	vec_free(&known);
 	vec_free(&changed);
@@ -165,28 +182,69 @@ static int compare(struct shm_track *t, const struct shm_look *l, bool moved,
 	return ret;
 }
 
-int shm_track_look(struct shm_track *t, const struct shm_look *l, struct scan *out, struct err *e)
+/* Children that lived too briefly for a tracker store through mappings that they inherit, or that
+ * they make: mmap(2) moves the access time (our own descriptor has O_NOATIME). */
+static bool by_children(const struct shm_track *t, const struct shm_look *l, const struct stat *st)
 {
-	prange_vec data = { 0 };
+	return l->forks &&
+	       (l->inherited || t->racy || !same_time(&st->st_atim, &t->atime));
+}
+
+static void judge(struct shm_track *t, const struct shm_look *l, const struct stat *st,
+		  struct finding *f)
+{
+	bool moved = t->racy || !same_time(&st->st_mtim, &t->mtime) ||
+		     !same_time(&st->st_ctim, &t->ctime);
+	bool works = t->wire.works;
+
+	f->intact = l->last ? tripwire_stands(&t->wire) : tripwire_intact(&t->wire);
+	f->verify = moved && by_children(t, l, st);
+	f->verify |= works ? !f->intact : moved && writable_by_fd(l->object);
+	prange_or(l->written, l->unsure, &f->stored);
+}
+
+/* The times as they are now, after the tripwire was set. */
+static int remember(struct shm_track *t, int fd, struct err *e)
+{
 	struct stat st;
-	int ret;
 
-	if (fstat(l->object->fd, &st) < 0)
-		return err_set(e, errno, "shared memory object %u", t->id);
-	if ((ret = shm_extents(l->object->fd, &data, e)) < 0) {
-		vec_free(&data);
-		return ret;
-	}
-	bool moved = t->racy || !same_time(&st.st_mtim, &t->mtime) ||
-		     !same_time(&st.st_ctim, &t->ctime);
-	bool racy = just_now(&st.st_mtim) || just_now(&st.st_ctim);
-
-	ret = compare(t, l, moved, &data, out, e);
-	t->looked = true;
-	t->racy = racy;
+	if (fstat(fd, &st) < 0)
+		return err_set(e, errno, "shared memory object");
+	t->racy = just_now(&st.st_mtim) || just_now(&st.st_ctim) || just_now(&st.st_atim);
 	t->mtime = st.st_mtim;
 	t->ctime = st.st_ctim;
+	t->atime = st.st_atim;
+	return 0;
+}
+
+static int look(struct shm_track *t, const struct shm_look *l, struct finding *f,
+		struct scan *out, struct err *e)
+{
+	int fd = l->object->fd, ret;
+	struct stat st;
+
+	if (!t->looked && !l->last)
+		tripwire_init(&t->wire, fd);
+	if (fstat(fd, &st) < 0)
+		return err_set(e, errno, "shared memory object");
+	judge(t, l, &st, f);
+	if ((ret = remember(t, fd, e)) < 0)
+		return ret;
+	if (t->looked && f->intact)
+		ret = more_extents(t, fd, &f->stored, &f->data, e);
+	else
+		ret = all_extents(fd, &st, &f->data, e);
+	return ret < 0 ? ret : compare(t, l, f, out, e);
+}
+
+int shm_track_look(struct shm_track *t, const struct shm_look *l, struct scan *out, struct err *e)
+{
+	struct finding f = { 0 };
+	int ret = look(t, l, &f, out, e);
+
+	t->looked = true;
 	vec_free(&t->data);
-	t->data = data;
+	t->data = f.data;
+	vec_free(&f.stored);
 	return ret < 0 ? err_in(e, "shared memory object %u", t->id) : 0;
 }

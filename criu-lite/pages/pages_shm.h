@@ -4,10 +4,14 @@
  * write(2) to a memfd, holes punched (MADV_REMOVE, fallocate), ftruncate. So:
  *
  *   stores         from the trackers of all mappings, as object offsets
- *   holes          the map of data extents (SEEK_DATA) against that of the last look
- *   write(2)       to a memfd, and stores of children that lived too briefly to be tracked: the
- *                  inode's times moved, and one of both was possible: then every page that no
- *                  tracker reported is compared with its hash of the last look
+ *   the rest       a tripwire (pages_tripwire.h) tells whether there was any. Then holes are the
+ *                  map of data extents (SEEK_DATA) against that of the last look, and every page
+ *                  that no tracker reported is compared with its hash of the last look
+ *   brief children stores of processes that came and went between two looks: compared, too, if the
+ *                  inode's times moved and such a process may have had a mapping
+ *
+ * Where the tripwire does not work (no capability to set it, no attributes in tmpfs), pages are
+ * compared whenever the inode's times moved and a descriptor can write.
  */
 #pragma once
 
@@ -24,12 +28,10 @@ struct shm_look {
 	const struct shm_object *object;
 	const prange_vec *written, *unsure;  /* object offsets, ascending, by all trackers */
 	bool forks;                  /* processes were made on this host since the last look */
+	bool inherited;              /* they would have a mapping: not all are MADV_DONTFORK */
 	bool last;                   /* no other look will follow */
 };
 
 /* One look at the object. out: reset and dirty as offsets; dirty holds data only. The first
  * look returns all data. */
 int shm_track_look(struct shm_track *t, const struct shm_look *l, struct scan *out, struct err *e);
-
-/* Data extents of an object (pages that are not holes). */
-int shm_extents(int fd, prange_vec *out, struct err *e);

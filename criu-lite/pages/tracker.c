@@ -13,6 +13,7 @@
 
 #include "cleanup.h"
 #include "io.h"
+#include "pages_extents.h"
 #include "pages_tracker_int.h"
 
 const char *tracker_name(enum tracker_kind k)
@@ -160,29 +161,14 @@ int tracker_data(pid_t pid, const struct proc_vma *vma, const prange_vec *want, 
 
 	if (fd < 0)
 		return fd;
-	vec_each(want, w) {
-		off_t bias = (off_t)(vma->pgoff - vma->start);
-		off_t at = (off_t)w->start + bias, end = (off_t)w->end + bias;
-
-		while (at < end) {
-			off_t data = lseek(fd, at, SEEK_DATA);
-			if (data < 0 && errno == ENXIO)
-				break; /* no data from here on */
-			if (data < 0)
-				return -errno;
-			data &= ~(off_t)(PAGE_SIZE - 1);
-			off_t hole = lseek(fd, data < at ? at : data, SEEK_HOLE);
-			if (hole < 0)
-				return -errno;
-			hole = (hole + (off_t)PAGE_SIZE - 1) & ~(off_t)(PAGE_SIZE - 1);
-			if (data >= end)
-				break;
-			prange_add(out, (uint64_t)((data < at ? at : data) - bias),
-				   (uint64_t)((hole < end ? hole : end) - bias));
-			at = hole;
-		}
-	}
-	return 0;
+	struct extents x = { .fd = fd };
+	int ret = 0;
+	vec_each(want, w)
+		if (ret == 0)
+			ret = extents_add(&x, w->start - vma->start + vma->pgoff,
+					  w->end - vma->start + vma->pgoff,
+					  vma->start - vma->pgoff, out);
+	return ret;
 }
 
 /* ---- looking ---- */
