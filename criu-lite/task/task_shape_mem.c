@@ -422,9 +422,14 @@ int shape_finish(struct shape *s, struct task *t, const struct img_set *set, str
 	for (size_t i = 0; i < mm->n_vmas; i++) {
 		const VmaEntry *v = mm->vmas[i];
 
-		if (v->flags & MAP_LOCKED && !(v->status & SPECIAL))
-			pump_call(&p, "mlock2", SYS_mlock2, v->start, v->end - v->start,
-				  v->madv & VMA_MADV_ONFAULT ? MLOCK_ONFAULT : 0);
+		if (!(v->flags & MAP_LOCKED) || v->status & SPECIAL)
+			continue;
+		/* mlockall(2) also locks what no page can come to (PROT_NONE, guard pages, beyond a
+		 * file's end): mlock(2) sets the flag and says ENOMEM. What else may be wrong with it
+		 * is wrong with MLOCK_ONFAULT, too. */
+		pump_call(&p, "mlock2", SYS_mlock2, v->start, v->end - v->start, MLOCK_ONFAULT);
+		if (!(v->madv & VMA_MADV_ONFAULT))
+			pump_call(&p, "?mlock2", SYS_mlock2, v->start, v->end - v->start, 0);
 	}
 	return pump_end(&p);
 }
