@@ -23,6 +23,7 @@ struct flow_net {
 	int netns;                   /* own descriptor, -1: our network */
 	net_addr_vec addrs;
 	size_t moved;                /* so many of them are away (source), here (target) */
+	bool stuck;                  /* one of them could not be moved back */
 	struct mnl_socket *rt;
 	struct net_lock *lock;
 	struct net_catch *kept;      /* what peers send meanwhile; source only, NULL: no NFLOG here */
@@ -176,13 +177,39 @@ int flow_net_target(struct flow_net **out, const char *id, int netns, char *cons
 
 /* ---- the switch ---- */
 
+static bool listens_everywhere(const struct net_conn *c)
+{
+	static const struct in6_addr any;
+
+	return net_conn_is_listener(c) && !memcmp(&c->local.v6, &any, c->family == AF_INET ? 4 : 16);
+}
+
+/* Who listens on any address of this host listens on those that move, also when they have left. */
+static void add_listeners(const struct flow_net *fn, const struct net_conn *c, net_conn_vec *out)
+{
+	vec_each(&fn->addrs, a) {
+		if (a->family != c->family)
+			continue;
+		struct net_conn *own = vec_new(out);
+		*own = *c;
+		memcpy(&own->local.v6, &a->ip, a->family == AF_INET ? 4 : 16);
+	}
+}
+
 int flow_net_close(struct flow_net *fn, const struct net_conn *conns, size_t n, struct err *e)
 {
 	uint64_t since = io_now_ns();
+	net_conn_vec more = { 0 };
 
 	if (!fn || !n)
 		return 0;
+	for (size_t i = 0; i < n; i++)
+		if (listens_everywhere(&conns[i]))
+			add_listeners(fn, &conns[i], &more);
 	int ret = net_lock_add(fn->lock, conns, n, e);
+	if (ret == 0 && more.n)
+		ret = net_lock_add(fn->lock, more.at, more.n, e);
+	vec_free(&more);
 	log_debug("network lock: %zu connections in %.3f ms", n, (double)(io_now_ns() - since) / 1e6);
 	return ret;
 }
@@ -253,16 +280,6 @@ void flow_net_provoke(struct flow_net *fn, const struct net_conn *conns, size_t 
 
 /* ---- the end ---- */
 
-int flow_net_done(struct flow_net *fn, struct err *e)
-{
-	if (!fn)
-		return 0;
-	/* table and record go; what the record says of addresses with them */
-	int ret = net_lock_lift(fn->lock, e);
-	net_free(fn);
-	return ret;
-}
-
 /* Neighbours may have asked while the target had them. */
 static void announce_back(struct flow_net *fn)
 {
@@ -276,8 +293,6 @@ static void announce_back(struct flow_net *fn)
 
 static int move_back(struct flow_net *fn, struct err *e)
 {
-	bool announce = fn->is_source && fn->moved;
-
 	for (; fn->moved; fn->moved--) {
 		const struct net_addr *a = &fn->addrs.at[fn->moved - 1];
 		struct err why = ERR_INIT;
@@ -290,35 +305,44 @@ static int move_back(struct flow_net *fn, struct err *e)
 		else
 			*e = why;
 	}
-	if (announce)
-		announce_back(fn);
 	return -e->code;
 }
 
 int flow_net_undo(struct flow_net *fn, struct err *e)
 {
 	_cleanup_(buf_free) struct buf packets = { 0 };
-	struct err wrong[3] = { ERR_INIT, ERR_INIT, ERR_INIT };
+	struct err why = ERR_INIT, opening = ERR_INIT;
 
 	if (!fn)
 		return 0;
-	int moved = move_back(fn, &wrong[0]);
-	flow_net_caught(fn, &packets, &wrong[1]);
-	err_clear(&wrong[1]);
-	if (net_lock_open(fn->lock, &wrong[1]) == 0)
+	bool away = fn->is_source && fn->moved;
+	fn->stuck = move_back(fn, &why) < 0;
+	if (net_lock_open(fn->lock, &opening) == 0) {
+		flow_net_caught(fn, &packets, &opening);
 		flow_net_replay(fn, packets.at, packets.n);
-	/* what is not back stays in the record, for the next start */
-	if (moved < 0)
+	}
+	if (away)
+		announce_back(fn);
+	if (!err_is(&why))
+		why = opening;
+	if (err_is(&why))
+		*e = why;
+	return -why.code;
+}
+
+int flow_net_done(struct flow_net *fn, struct err *e)
+{
+	int ret = 0;
+
+	if (!fn)
+		return 0;
+	/* an address that is not back stays in the record, for the next start */
+	if (fn->stuck)
 		net_lock_abandon(fn->lock);
 	else
-		net_lock_lift(fn->lock, &wrong[2]);
+		ret = net_lock_lift(fn->lock, e);
 	net_free(fn);
-	for (int i = 0; i < 3; i++)
-		if (err_is(&wrong[i])) {
-			*e = wrong[i];
-			return -e->code;
-		}
-	return 0;
+	return ret;
 }
 
 int flow_net_keep(struct flow_net *fn, struct err *e)

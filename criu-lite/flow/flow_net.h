@@ -12,7 +12,8 @@
  *   flow_net_caught()        -> to the target: what peers sent meanwhile
  *   flow_net_done()        success
  *   flow_net_undo()        failure before GO: addresses are back, the lock is open, sockets have what
- *                          came meanwhile. Call it when the guest's sockets are as they were.
+ *                          came meanwhile. Call it when the guest's sockets are as they were, and
+ *                          flow_net_done() when the guest runs: that waits some 10 ms for the kernel.
  *   flow_net_keep()        undecided: it stays as it is until flow_net_lift_kept()
  *
  * Target:
@@ -25,12 +26,12 @@
  *                          TCP_REPAIR
  *   flow_net_provoke()     peers learn at once what has arrived
  *   flow_net_replay()      what the source caught
- *   flow_net_done()        when the guest runs; flow_net_undo() otherwise
+ *   flow_net_done()        when the guest runs; flow_net_undo() before it otherwise
  *
- * Dump: source without addresses, then flow_net_undo() (guest goes on), flow_net_done() (its connections
- * end here: nothing will restore them) or flow_net_keep() (they wait for restore). Restore:
- * flow_net_target() if something else than the kept lock shall hold them, or flow_net_lift_kept() before
- * sockets leave TCP_REPAIR.
+ * Dump: source without addresses, then flow_net_undo() and flow_net_done() (the guest goes on), only
+ * flow_net_done() (its connections end here) or flow_net_keep() (they wait for restore). Restore:
+ * flow_net_lift_kept() before sockets leave TCP_REPAIR; flow_net_target() without addresses where there
+ * is no kept lock, on another host.
  *
  * All of it is nothing where there are neither connections nor addresses: pass NULL.
  */
@@ -72,9 +73,9 @@ int flow_net_caught(struct flow_net *fn, struct buf *out, struct err *e);
 void flow_net_replay(struct flow_net *fn, const void *packets, size_t n);
 void flow_net_provoke(struct flow_net *fn, const struct net_conn *conns, size_t n);
 
-/* These free it, also on error. NULL is fine. */
-int flow_net_done(struct flow_net *fn, struct err *e);
 int flow_net_undo(struct flow_net *fn, struct err *e);
+/* These two free it, also on error. NULL is fine everywhere. */
+int flow_net_done(struct flow_net *fn, struct err *e);
 int flow_net_keep(struct flow_net *fn, struct err *e);
 
 /* Name of a kept lock (for the images, for messages) and its lifting. `back`: its addresses come back

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <libnet.h>
+#include <linux/netlink.h>
 #include <net/if_arp.h>
 #include <netinet/icmp6.h>
 #include <poll.h>
@@ -20,6 +21,7 @@
 #include "io.h"
 #include "log.h"
 #include "net_nl.h"
+#include "net_route.h"
 
 struct net_announcer {
 	int line;                    /* one byte says go, its end says never */
@@ -85,13 +87,14 @@ static void announce(libnet_t *l, const struct net_addr *a)
 
 /* ---- the process ---- */
 
-static void rounds(libnet_t **l, const struct net_addr *addrs, size_t n)
+/* An address may have moved on since the last round: then it is another host's to announce. */
+static void rounds(libnet_t **l, struct mnl_socket *rt, const struct net_addr *addrs, size_t n)
 {
 	long ms = NET_ANNOUNCE_INITIAL_MS;
 
 	for (int round = 1;; round++) {
 		for (size_t i = 0; i < n; i++)
-			if (l[i])
+			if (l[i] && net_route_is_local(rt, addrs[i].family, &addrs[i].ip))
 				announce(l[i], &addrs[i]);
 		if (round == NET_ANNOUNCE_ROUNDS)
 			return;
@@ -116,13 +119,15 @@ static bool has_neighbours(const char *dev)
 static void serve(int line, const struct net_addr *addrs, size_t n)
 {
 	_cleanup_free_ libnet_t **l = xcalloc(n, sizeof(*l));
+	_cleanup_nl_ struct mnl_socket *rt = NULL;
+	struct err ignored = ERR_INIT;
 	char why[LIBNET_ERRBUF_SIZE], word;
 
 	for (size_t i = 0; i < n; i++)
 		if (has_neighbours(addrs[i].dev))
 			l[i] = libnet_init(LIBNET_LINK, addrs[i].dev, why);
-	if (read(line, &word, 1) == 1)
-		rounds(l, addrs, n);
+	if (net_nl_open(&rt, NETLINK_ROUTE, -1, &ignored) == 0 && read(line, &word, 1) == 1)
+		rounds(l, rt, addrs, n);
 }
 
 /* Nothing of the caller is kept: who waits for the end of its output does not wait for us. */

@@ -8,8 +8,8 @@
  * runs; in the freeze one netlink transaction fills them. A record on disk (net_record.h) is there
  * before the table is and after it has gone.
  *
- * Segments that come in are dropped before TCP sees them; with a `group` they are handed to net_catch.h
- * first. Segments that TCP would send (answers, resets, probes) are dropped on their way out: sockets
+ * Segments that come in are dropped before TCP sees them, also when their address has left this host
+ * already; with a `group` they are handed to net_catch.h first. Segments that TCP would send (answers, resets, probes) are dropped on their way out: sockets
  * that leave TCP_REPAIR must do so after net_lock_open(), or their window probe is lost.
  *
  * Of a listening socket only what opens a connection (SYN) is held; may be added earlier than the

@@ -18,7 +18,9 @@
 #include "net_nl.h"
 
 /* Before connection tracking and everybody else's rules. The key is remote address and port, local
- * address and port, in both directions. */
+ * address and port, in both directions. What comes in is met twice: before routing, as it may be for an
+ * address that has just left this host, and before TCP, as others' rules may have changed its
+ * destination on the way there. */
 static const char rules[] =
 	"add table inet %1$s\n"
 	"add set inet %1$s c4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; }\n"
@@ -29,15 +31,18 @@ static const char rules[] =
 	"add set inet %1$s a6 { type inet_service; }\n"
 	"add chain inet %1$s take\n"
 	"add rule inet %1$s take %2$s drop\n"
-	"add chain inet %1$s open\n"
-	"add rule inet %1$s open ip daddr . tcp dport @l4 goto take\n"
-	"add rule inet %1$s open ip6 daddr . tcp dport @l6 goto take\n"
-	"add rule inet %1$s open meta nfproto ipv4 tcp dport @a4 goto take\n"
-	"add rule inet %1$s open meta nfproto ipv6 tcp dport @a6 goto take\n"
-	"add chain inet %1$s in { type filter hook input priority -300; }\n"
+	"add chain inet %1$s in\n"
 	"add rule inet %1$s in ip saddr . tcp sport . ip daddr . tcp dport @c4 goto take\n"
 	"add rule inet %1$s in ip6 saddr . tcp sport . ip6 daddr . tcp dport @c6 goto take\n"
-	"add rule inet %1$s in tcp flags & (syn|ack) == syn goto open\n"
+	"add rule inet %1$s in tcp flags & (syn|ack) == syn ip daddr . tcp dport @l4 goto take\n"
+	"add rule inet %1$s in tcp flags & (syn|ack) == syn ip6 daddr . tcp dport @l6 goto take\n"
+	"add chain inet %1$s pre { type filter hook prerouting priority -300; }\n"
+	"add rule inet %1$s pre meta l4proto tcp jump in\n"
+	"add chain inet %1$s input { type filter hook input priority -300; }\n"
+	"add rule inet %1$s input meta l4proto tcp jump in\n"
+	/* any address means any of this host: not what passes through it */
+	"add rule inet %1$s input tcp flags & (syn|ack) == syn meta nfproto ipv4 tcp dport @a4 goto take\n"
+	"add rule inet %1$s input tcp flags & (syn|ack) == syn meta nfproto ipv6 tcp dport @a6 goto take\n"
 	"add chain inet %1$s out { type filter hook output priority -300; }\n"
 	"add rule inet %1$s out ip daddr . tcp dport . ip saddr . tcp sport @c4 drop\n"
 	"add rule inet %1$s out ip6 daddr . tcp dport . ip6 saddr . tcp sport @c6 drop\n";

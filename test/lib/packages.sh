@@ -36,4 +36,4 @@ BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config protobuf-c-compiler l
 	libnet1-dev libcmocka-dev)
 
 # What the tests' hosts and the redis demo need.
-HOST_PACKAGES=(python3 iproute2 util-linux procps redis-server)
+HOST_PACKAGES=(python3 iproute2 nftables util-linux procps redis-server)

@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The network lock on live connections between network namespaces. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cleanup.h"
+#include "io.h"
+#include "net_catch.h"
+#include "net_lock.h"
+#include "netlab.h"
+
+#define STALL_MS 50              /* so long nothing may come through a lock */
+#define FLOW_MS  5000            /* within this something must come without one */
+
+static struct lab lab;
+static const int families[] = { AF_INET, AF_INET6, 46 };
+
+static struct err e;
+
+static void ok(int ret)
+{
+	if (ret < 0)
+		print_error("%s; %s\n", e.text, e.remedy);
+	assert_true(ret >= 0);
+	err_clear(&e);
+}
+
+static struct net_conn conn_of(const struct lab_tcp *t)
+{
+	struct sockaddr_storage local, remote;
+	socklen_t n = sizeof(local), m = sizeof(remote);
+	struct net_conn c;
+
+	assert_int_equal(getsockname(t->host, (struct sockaddr *)&local, &n), 0);
+	assert_int_equal(getpeername(t->host, (struct sockaddr *)&remote, &m), 0);
+	assert_true(net_conn_set(&c, (struct sockaddr *)&local, (struct sockaddr *)&remote));
+	return c;
+}
+
+static bool flows(const struct lab_tcp *t, int ms)
+{
+	assert_int_equal(send(t->peer, "to host", 7, MSG_DONTWAIT | MSG_NOSIGNAL), 7);
+	assert_int_equal(send(t->host, "to peer", 7, MSG_DONTWAIT | MSG_NOSIGNAL), 7);
+	bool in = lab_arrives(t->host, 7, ms), out = lab_arrives(t->peer, 7, ms);
+
+	assert_true(in == out);
+	return in;
+}
+
+static bool has_table(int host)
+{
+	char *all = lab_run(&lab, host, "nft list tables");
+	bool has = strstr(all, "criu-lite-") != NULL;
+
+	free(all);
+	return has;
+}
+
+static bool has_record(void)
+{
+	return !system("ls /run/criu-lite/locks/* >/dev/null 2>&1");
+}
+
+/* ---- tests ---- */
+
+static void test_both_ways(void **state)
+{
+	for (int i = 0; i < 3; i++) {
+		struct lab_tcp locked, other;
+		struct net_lock *l;
+
+		lab_connect(&lab, &locked, families[i], (uint16_t)(5000 + i));
+		lab_connect(&lab, &other, families[i], (uint16_t)(5010 + i));
+		assert_true(flows(&locked, FLOW_MS));
+		struct net_conn c = conn_of(&locked);
+		assert_int_equal(c.family, families[i] == AF_INET6 ? AF_INET6 : AF_INET);
+		int seen = lab_capture(&lab, LAB_PEER);
+		lab_enter(&lab, LAB_HOST);
+		ok(net_lock_prepare(&l, "both", -1, NET_LOCK_NO_GROUP, &e));
+		assert_true(flows(&locked, FLOW_MS)); /* prepared is not closed yet */
+		ok(net_lock_add(l, &c, 1, &e));
+		assert_false(flows(&locked, STALL_MS));
+		/* neighbours are asked anew, other connections go on */
+		free(lab_run(&lab, LAB_PEER, "ip neigh flush all"));
+		assert_true(flows(&other, FLOW_MS));
+		lab_enter(&lab, LAB_HOST);
+		ok(net_lock_open(l, &e));
+		assert_true(lab_arrives(locked.host, 7, FLOW_MS));
+		assert_true(lab_arrives(locked.peer, 7, FLOW_MS));
+		assert_true(flows(&locked, FLOW_MS));
+		ok(net_lock_lift(l, &e));
+		assert_false(has_table(LAB_HOST));
+		assert_false(has_record());
+		assert_int_equal(lab_captured(seen, lab_is_reset, NULL), 0);
+		close(seen);
+		lab_disconnect(&locked);
+		lab_disconnect(&other);
+	}
+}
+
+/* The socket goes by force while the lock is closed: no reset for that, none in answer to what the peer
+ * sends to nobody. When the lock is open there is one, so that it would have been seen. */
+static void test_no_reset(void **state)
+{
+	for (int i = 0; i < 2; i++) {
+		struct linger now = { .l_onoff = 1 };
+		struct lab_tcp t;
+		struct net_lock *l;
+
+		lab_connect(&lab, &t, families[i], (uint16_t)(5100 + i));
+		assert_true(flows(&t, FLOW_MS));
+		struct net_conn c = conn_of(&t);
+		int seen = lab_capture(&lab, LAB_PEER);
+		lab_enter(&lab, LAB_HOST);
+		ok(net_lock_prepare(&l, "reset", -1, NET_LOCK_NO_GROUP, &e));
+		ok(net_lock_add(l, &c, 1, &e));
+		setsockopt(t.host, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+		close(t.host);
+		close(t.listener);
+		assert_int_equal(send(t.peer, "anybody?", 8, MSG_NOSIGNAL), 8);
+		usleep(500000); /* it repeats that */
+		assert_int_equal(lab_captured(seen, lab_is_reset, NULL), 0);
+		ok(net_lock_lift(l, &e));
+		for (int ms = 0; ms < FLOW_MS && !lab_captured(seen, lab_is_reset, NULL); ms += 10)
+			usleep(10000);
+		assert_int_equal(send(t.peer, "x", 1, MSG_NOSIGNAL), -1);
+		close(seen);
+		close(t.peer);
+	}
+}
+
+static void test_caught(void **state)
+{
+	for (int i = 0; i < 3; i++) {
+		_cleanup_(buf_free) struct buf packets = { 0 };
+		struct lab_tcp t;
+		struct net_lock *l;
+		struct net_catch *kept;
+		unsigned given;
+
+		lab_connect(&lab, &t, families[i], (uint16_t)(5200 + i));
+		assert_true(flows(&t, FLOW_MS));
+		struct net_conn c = conn_of(&t);
+		ok(net_catch_new(&kept, -1, &e));
+		ok(net_lock_prepare(&l, "caught", -1, net_catch_group(kept), &e));
+		ok(net_lock_add(l, &c, 1, &e));
+		assert_int_equal(send(t.peer, "1234567", 7, MSG_DONTWAIT), 7);
+		assert_false(lab_arrives(t.host, 1, STALL_MS));
+		ok(net_catch_take(kept, &packets, &e));
+		assert_true(packets.n > 0);
+		ok(net_lock_open(l, &e));
+		ok(net_catch_replay(packets.at, packets.n, -1, &given, &e));
+		assert_true(given > 0);
+		/* long before the peer would repeat it (200 ms) if this machine is not stalled */
+		double before = lab_now_ms();
+		assert_true(lab_arrives(t.host, 7, FLOW_MS));
+		print_message("family %d: %u packets given back, there after %.2f ms\n", families[i], given,
+			      lab_now_ms() - before);
+		/* once more: TCP knows them already */
+		ok(net_catch_replay(packets.at, packets.n, -1, &given, &e));
+		assert_true(flows(&t, FLOW_MS));
+		/* damaged ones are left out, cut ones are an error */
+		packets.at[packets.n - 1] ^= 1;
+		packets.at[packets.n - 9] ^= 1;
+		ok(net_catch_replay(packets.at, packets.n, -1, &given, &e));
+		assert_int_equal(net_catch_replay(packets.at, packets.n - 1, -1, &given, &e), -EBADMSG);
+		ok(net_lock_lift(l, &e));
+		net_catch_free(kept);
+		lab_disconnect(&t);
+	}
+}
+
+static void test_listener(void **state)
+{
+	for (int i = 0; i < 2; i++) {
+		_cleanup_(buf_free) struct buf packets = { 0 };
+		struct lab_tcp t;
+		struct net_lock *l;
+		struct net_catch *kept;
+		struct sockaddr_storage sa;
+		socklen_t n = sizeof(sa);
+		struct net_conn c;
+		unsigned given;
+
+		lab_connect(&lab, &t, families[i], (uint16_t)(5300 + i));
+		assert_int_equal(getsockname(t.listener, (struct sockaddr *)&sa, &n), 0);
+		assert_true(net_conn_set(&c, (struct sockaddr *)&sa, NULL));
+		assert_true(net_conn_is_listener(&c));
+		ok(net_catch_new(&kept, -1, &e));
+		ok(net_lock_prepare(&l, "listener", -1, net_catch_group(kept), &e));
+		ok(net_lock_add(l, &c, 1, &e));
+		assert_true(flows(&t, FLOW_MS)); /* what is connected is not meant */
+		lab_enter(&lab, LAB_PEER);
+		int fd = socket(families[i], SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		n = sizeof(sa);
+		assert_int_equal(getpeername(t.peer, (struct sockaddr *)&sa, &n), 0);
+		assert_int_equal(connect(fd, (struct sockaddr *)&sa, n), -1);
+		usleep(STALL_MS * 1000);
+		assert_int_equal(send(fd, "x", 1, 0), -1);
+		assert_int_equal(errno, EAGAIN); /* still connecting */
+		lab_enter(&lab, LAB_HOST);
+		ok(net_catch_take(kept, &packets, &e));
+		ok(net_lock_open(l, &e));
+		ok(net_catch_replay(packets.at, packets.n, -1, &given, &e));
+		int host = accept(t.listener, NULL, NULL);
+		assert_true(host >= 0);
+		ok(net_lock_lift(l, &e));
+		net_catch_free(kept);
+		close(host);
+		close(fd);
+		lab_disconnect(&t);
+	}
+}
+
+/* A process that closes connections, says so, and waits to be killed. */
+static pid_t locker(const struct net_conn *c, const char *id)
+{
+	int line[2];
+	char byte;
+
+	assert_int_equal(pipe(line), 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct net_lock *l;
+
+		if (net_lock_prepare(&l, id, -1, NET_LOCK_NO_GROUP, &e) < 0 ||
+		    net_lock_add(l, c, 1, &e) < 0 || write(line[1], "", 1) != 1)
+			_exit(1);
+		pause();
+	}
+	close(line[1]);
+	assert_int_equal(read(line[0], &byte, 1), 1);
+	close(line[0]);
+	return pid;
+}
+
+static void test_sweep(void **state)
+{
+	struct lab_tcp t;
+
+	lab_connect(&lab, &t, AF_INET, 5400);
+	assert_true(flows(&t, FLOW_MS));
+	struct net_conn c = conn_of(&t);
+	/* somebody lives in that network, so that it can be found from another */
+	pid_t resident = fork();
+	if (resident == 0) {
+		pause();
+		_exit(0);
+	}
+	pid_t pid = locker(&c, "swept");
+	assert_false(flows(&t, STALL_MS));
+	ok(net_lock_sweep(&e)); /* its owner lives */
+	assert_true(has_record());
+	assert_false(lab_arrives(t.host, 7, STALL_MS));
+	kill(pid, SIGKILL);
+	siginfo_t info;
+	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+	/* a zombie still; and we are in another network */
+	lab_enter(&lab, LAB_TARGET);
+	ok(net_lock_sweep(&e));
+	assert_false(has_record());
+	assert_false(has_table(LAB_HOST));
+	assert_true(lab_arrives(t.host, 7, FLOW_MS));
+	assert_true(lab_arrives(t.peer, 7, FLOW_MS));
+	assert_true(flows(&t, FLOW_MS));
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	kill(resident, SIGKILL);
+	assert_int_equal(waitpid(resident, NULL, 0), resident);
+	lab_disconnect(&t);
+}
+
+static void test_kept(void **state)
+{
+	struct lab_tcp t;
+	struct net_lock *l;
+
+	lab_connect(&lab, &t, AF_INET6, 5500);
+	struct net_conn c = conn_of(&t);
+	ok(net_lock_prepare(&l, "kept", -1, NET_LOCK_NO_GROUP, &e));
+	assert_int_equal(net_lock_prepare(&(struct net_lock *){ NULL }, "kept", -1, NET_LOCK_NO_GROUP, &e),
+			 -EEXIST);
+	err_clear(&e);
+	ok(net_lock_add(l, &c, 1, &e));
+	ok(net_lock_keep(l, &e));
+	ok(net_lock_sweep(&e));
+	assert_true(has_table(LAB_HOST));
+	assert_false(flows(&t, STALL_MS));
+	ok(net_lock_lift_id("kept", true, &e));
+	assert_false(has_table(LAB_HOST));
+	assert_true(flows(&t, FLOW_MS));
+	assert_int_equal(net_lock_lift_id("kept", true, &e), -ENOENT);
+	assert_int_equal(net_lock_lift_id("../kept", true, &e), -EINVAL);
+	lab_disconnect(&t);
+}
+
+static void test_many(void **state)
+{
+	static const size_t counts[] = { 1, 50, 500, 3000 };
+	struct lab_tcp t;
+
+	lab_connect(&lab, &t, AF_INET, 5600);
+	for (size_t k = 0; k < 4; k++) {
+		_cleanup_free_ struct net_conn *c = xcalloc(counts[k], sizeof(*c));
+		struct net_lock *l;
+
+		for (size_t i = 1; i < counts[k]; i++) {
+			c[i].family = i % 2 ? AF_INET : AF_INET6;
+			c[i].local = (struct net_end){ .v4.s_addr = htonl(0x0a090001), .port = 80 };
+			c[i].remote = (struct net_end){ .v4.s_addr = htonl(0x0a090003), .port = (uint16_t)i };
+		}
+		c[0] = conn_of(&t);
+		uint64_t start = io_now_ns();
+		ok(net_lock_prepare(&l, "many", -1, NET_LOCK_NO_GROUP, &e));
+		uint64_t prepared = io_now_ns();
+		ok(net_lock_add(l, c, counts[k], &e));
+		uint64_t added = io_now_ns();
+		assert_false(flows(&t, STALL_MS));
+		uint64_t before = io_now_ns();
+		ok(net_lock_open(l, &e));
+		uint64_t opened = io_now_ns();
+		assert_true(lab_arrives(t.host, 7, FLOW_MS));
+		assert_true(lab_arrives(t.peer, 7, FLOW_MS));
+		assert_true(flows(&t, FLOW_MS));
+		ok(net_lock_lift(l, &e));
+		print_message("%zu connections: prepare %lu, close %lu, open %lu us\n", counts[k],
+			      (prepared - start) / 1000, (added - prepared) / 1000,
+			      (opened - before) / 1000);
+	}
+	lab_disconnect(&t);
+}
+
+static int setup(void **state)
+{
+	lab_open(&lab);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	lab_close(&lab);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_both_ways),
+		cmocka_unit_test(test_no_reset),
+		cmocka_unit_test(test_caught),
+		cmocka_unit_test(test_listener),
+		cmocka_unit_test(test_sweep),
+		cmocka_unit_test(test_kept),
+		cmocka_unit_test(test_many),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
