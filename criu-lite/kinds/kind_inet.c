@@ -94,11 +94,11 @@ static int refuse_protocol(const struct inet_sock *s, struct err *e)
 static int refuse_connection(int fd, struct err *e)
 {
 	union inet_addr us = {0}, them = {0};
-	socklen_t len = sizeof(us), peer_len = sizeof(them);
+	socklen_t len = sizeof(us);
 	char a[INET_ADDR_TEXT], b[INET_ADDR_TEXT];
 
 	getsockname(fd, &us.sa, &len);
-	if (getpeername(fd, &them.sa, &peer_len) < 0)
+	if (inet_addr_of_peer(fd, &them) < 0)
 		them.sa.sa_family = us.sa.sa_family;
 	err_say(e, ENOTSUP, "TCP connection %s - %s is open", inet_addr_text(&us, a),
 		inet_addr_text(&them, b));

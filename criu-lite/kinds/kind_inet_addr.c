@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <net/if.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,14 +43,32 @@ static void put(const union inet_addr *a, int family, uint32_t **words, size_t *
 	}
 }
 
+int inet_addr_of_peer(int fd, union inet_addr *a)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(*a), info_len = sizeof(info);
+
+	if (!getpeername(fd, &a->sa, &len))
+		return 0;
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &info_len) < 0 ||
+	    info.tcpi_state != TCP_SYN_SENT)
+		return -ENOTCONN;
+	/* The length must not be more than the address has. */
+	len = sizeof(a->v6);
+	if (!getsockopt(fd, SOL_SOCKET, SO_PEERNAME, a, &len))
+		return 0;
+	len = sizeof(a->v4);
+	return getsockopt(fd, SOL_SOCKET, SO_PEERNAME, a, &len) < 0 ? -ENOTCONN : 0;
+}
+
 void inet_addr_dump(int fd, InetSkEntry *m, bool over)
 {
 	union inet_addr src = {0}, dst = {0};
-	socklen_t src_len = sizeof(src), dst_len = sizeof(dst);
+	socklen_t src_len = sizeof(src);
 
 	if (over || getsockname(fd, &src.sa, &src_len) < 0)
 		src.sa.sa_family = AF_UNSPEC;
-	if (over || getpeername(fd, &dst.sa, &dst_len) < 0)
+	if (over || inet_addr_of_peer(fd, &dst) < 0)
 		dst.sa.sa_family = AF_UNSPEC;
 	put(&src, (int)m->family, &m->src_addr, &m->n_src_addr, &m->src_port, &m->ifname);
 	put(&dst, (int)m->family, &m->dst_addr, &m->n_dst_addr, &m->dst_port, &m->ifname);

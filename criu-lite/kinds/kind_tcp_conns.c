@@ -70,7 +70,7 @@ static void add_socket(int fd, net_conn_vec *out)
 {
 	struct tcp_info info = {0};
 	union inet_addr us = {0}, them = {0};
-	socklen_t len = sizeof(info), us_len = sizeof(us), them_len = sizeof(them);
+	socklen_t len = sizeof(info), us_len = sizeof(us);
 	int proto;
 	struct net_conn c;
 
@@ -80,7 +80,7 @@ static void add_socket(int fd, net_conn_vec *out)
 		return;
 	if (info.tcpi_state == TCP_LISTEN)
 		add_listener(fd, &us, out);
-	else if (tcp_is_open(info.tcpi_state) && !getpeername(fd, &them.sa, &them_len) &&
+	else if (tcp_is_open(info.tcpi_state) && !inet_addr_of_peer(fd, &them) &&
 		 net_conn_set(&c, &us.sa, &them.sa))
 		vec_push(out, c);
 }

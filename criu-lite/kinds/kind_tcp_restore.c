@@ -246,6 +246,23 @@ static int put_queues(int fd, const struct tcp_image *t, int reuse, struct err *
 
 /* ---- create ---- */
 
+/* The size of segments is worked out in connect() from what the peer has said, which is then only what
+ * the program has set. TCP_REPAIR_OPTIONS alone would leave it at 536. */
+#define MAXSEG_MAX 32767
+
+static int connect_sized(int fd, const InetSkEntry *m, const struct tcp_image *t, struct err *e)
+{
+	int mss = t->m->mss_clamp < MAXSEG_MAX ? (int)t->m->mss_clamp : MAXSEG_MAX, none = 0;
+
+	if (setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &mss, sizeof(mss)) < 0)
+		log_debug("TCP_MAXSEG %d: %m", mss);
+	if (connect_as(fd, m, e) < 0)
+		return -e->code;
+	if (setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &none, sizeof(none)) < 0)
+		return err_set(e, errno, "TCP_MAXSEG");
+	return 0;
+}
+
 static int create_established(const InetSkEntry *m, const struct tcp_image *t, int fd, struct err *e)
 {
 	int reuse = m->opts->reuseaddr;
@@ -253,7 +270,7 @@ static int create_established(const InetSkEntry *m, const struct tcp_image *t, i
 	if (tcp_repair_on(fd, -1, e) < 0 ||
 	    set_seq(fd, TCP_SEND_QUEUE, t->data_end - t->m->outq_len - t->seed, e) < 0 ||
 	    set_seq(fd, TCP_RECV_QUEUE, t->rcv_end - t->m->inq_len, e) < 0 ||
-	    connect_as(fd, m, e) < 0 || set_options(fd, t, e) < 0 || set_timestamp(fd, t, e) < 0)
+	    connect_sized(fd, m, t, e) < 0 || set_options(fd, t, e) < 0 || set_timestamp(fd, t, e) < 0)
 		return -e->code;
 	make_room(fd, t);
 	if (put_queues(fd, t, reuse, e) < 0 || tcp_set_window(fd, t, t->rcv_end, e) < 0)

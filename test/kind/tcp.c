@@ -197,17 +197,19 @@ static struct net_lock *locked(struct trip *t, int **fds, size_t n)
 {
 	_cleanup_free_ struct net_conn *conn = xcalloc(n, sizeof(*conn));
 	struct net_lock *lock;
+	static int count;
 	char id[64];
 	size_t k = 0;
 
-	snprintf(id, sizeof(id), "test-%d", getpid());
+	snprintf(id, sizeof(id), "test-%d-%d", getpid(), count++);
 	for (size_t i = 0; i < n; i++) {
 		union addr us, them;
-		socklen_t a = sizeof(us), b = sizeof(them);
+		socklen_t a = sizeof(us), b;
 
 		assert_return_code(getsockname(*fds[i], &us.sa, &a), errno);
-		if (getpeername(*fds[i], &them.sa, &b) < 0)
-			continue; /* not connected yet */
+		b = a;
+		if (getsockopt(*fds[i], SOL_SOCKET, SO_PEERNAME, &them, &b) < 0)
+			continue; /* listening */
 		assert_true(net_conn_set(&conn[k++], &us.sa, &them.sa));
 	}
 	assert_ok(t, net_lock_prepare(&lock, id, -1, NET_LOCK_NO_GROUP, &t->e));
@@ -215,8 +217,15 @@ static struct net_lock *locked(struct trip *t, int **fds, size_t n)
 	return lock;
 }
 
-/* Dumps them all, closes them, makes them again in their place. */
-static void move_n(struct trip *t, int **fds, size_t n)
+static void run(const char *command)
+{
+	if (system(command))
+		fail_msg("%s", command);
+}
+
+/* Dumps them all, closes them, makes them again in their place. away, back: commands before the first
+ * is made and after the last one. */
+static void move_by(struct trip *t, int **fds, size_t n, const char *away, const char *back)
 {
 	_cleanup_free_ uint32_t *id = xcalloc(n, sizeof(*id));
 
@@ -234,9 +243,13 @@ static void move_n(struct trip *t, int **fds, size_t n)
 		close(*fds[i]);
 	assert_ok(t, trip_carry(t));
 	kind_dump_free(steal_ptr(t->d)); /* with its copies: nothing of the source is left */
+	if (away)
+		run(away);
 	for (size_t i = 0; i < n; i++)
 		assert_ok(t, kind_fd(t->r, id[i], &t->e));
 	assert_ok(t, kind_finish(t->r, &t->e));
+	if (back)
+		run(back);
 	assert_ok(t, net_lock_open(lock, &t->e));
 	kind_restore_done(t->r);
 	for (size_t i = 0; i < n; i++)
@@ -245,12 +258,17 @@ static void move_n(struct trip *t, int **fds, size_t n)
 	assert_ok(t, net_lock_lift(lock, &t->e));
 }
 
-static void move(int *fd)
+static void move_n(int **fds, size_t n)
 {
 	struct trip t = { 0 };
 
-	move_n(&t, &fd, 1);
+	move_by(&t, fds, n, NULL, NULL);
 	trip_end(&t);
+}
+
+static void move(int *fd)
+{
+	move_n(&fd, 1);
 }
 
 /* ---- tests ---- */
@@ -421,6 +439,367 @@ static void half_closed(void **s)
 	}
 }
 
+/* Two of each family, all that two sockets can have in their queues, and the listener whose port they
+ * share. */
+static void many(void **s)
+{
+	enum { N = 120 };
+	struct pair p[N];
+	uint64_t sent[N][2] = { 0 }, got[N][2] = { 0 };
+	int l[3], *fds[N + 3];
+	union addr to[3];
+
+	for (size_t i = 0; i < 3; i++) {
+		l[i] = listener(hosts[i], &to[i]);
+		fds[N + i] = &l[i];
+	}
+	for (size_t i = 0; i < N; i++) {
+		p[i] = connected(l[i % 3], &to[i % 3]);
+		fill(p[i].a, &sent[i][0], i * 997);
+		fill(p[i].b, &sent[i][1], i * 1013);
+		fds[i] = i % 4 == 3 ? &p[i].a : &p[i].b;
+	}
+	usleep(10000);
+	move_n(fds, N + 3);
+	for (size_t i = 0; i < N; i++) {
+		talk(&p[i], sent[i], got[i], 20000);
+		end(&p[i]);
+	}
+	/* accepted sockets took SO_REUSEADDR from their listener and have it still */
+	for (size_t i = 0; i < 3; i++) {
+		struct pair fresh = connected(l[i], &to[i]);
+
+		assert_int_equal(get(fresh.b, SOL_SOCKET, SO_REUSEADDR), 1);
+		end(&fresh);
+		close(l[i]);
+	}
+}
+
+static const struct option {
+	int level, name, value;
+} some_options[] = {
+	{ SOL_SOCKET, SO_KEEPALIVE, 1 }, { SOL_SOCKET, SO_PRIORITY, 5 }, { SOL_SOCKET, SO_MARK, 77 },
+	{ SOL_SOCKET, SO_RCVLOWAT, 10 }, { SOL_SOCKET, SO_REUSEADDR, 1 }, { SOL_SOCKET, SO_OOBINLINE, 1 },
+	{ SOL_SOCKET, SO_MAX_PACING_RATE, 123456789 }, { SOL_SOCKET, SO_PEEK_OFF, 3 },
+	{ SOL_SOCKET, SO_SNDBUF, 50000 }, { SOL_SOCKET, SO_RCVBUF, 60000 },
+	{ IPPROTO_TCP, TCP_NODELAY, 1 }, { IPPROTO_TCP, TCP_KEEPIDLE, 71 }, { IPPROTO_TCP, TCP_KEEPINTVL, 13 },
+	{ IPPROTO_TCP, TCP_KEEPCNT, 4 }, { IPPROTO_TCP, TCP_USER_TIMEOUT, 33000 }, { IPPROTO_TCP, TCP_LINGER2, 9 },
+	{ IPPROTO_TCP, TCP_NOTSENT_LOWAT, 20000 }, { IPPROTO_TCP, TCP_SYNCNT, 3 }, { IPPROTO_TCP, TCP_INQ, 1 },
+	{ IPPROTO_IP, IP_TOS, 0x10 }, { IPPROTO_IP, IP_TTL, 42 },
+};
+#define N_OPTIONS (sizeof(some_options) / sizeof(*some_options))
+
+static void options(void **s)
+{
+	struct pair p = new_pair(hosts[0]);
+	struct linger li = { 1, 7 };
+	struct timeval tv = { 2, 0 };
+	int value[N_OPTIONS];
+	char cc[16] = "";
+	socklen_t len = sizeof(li);
+
+	for (size_t i = 0; i < N_OPTIONS; i++) {
+		const struct option *o = &some_options[i];
+		int v = o->value;
+
+		if (setsockopt(p.a, o->level, o->name, &v, sizeof(v)) < 0)
+			print_message("this kernel has no option %d/%d\n", o->level, o->name);
+	}
+	for (size_t i = 0; i < N_OPTIONS; i++) /* one may change another */
+		value[i] = get(p.a, some_options[i].level, some_options[i].name);
+	setsockopt(p.a, SOL_SOCKET, SO_LINGER, &li, sizeof(li));
+	setsockopt(p.a, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+	assert_return_code(setsockopt(p.a, IPPROTO_TCP, TCP_CONGESTION, "reno", 4), errno);
+	uint64_t sent[2] = { 0 }, got[2] = { 0 };
+	fill(p.b, &sent[1], 100);
+	for (int turn = 0; turn < 2; turn++) {
+		move(&p.a);
+		for (size_t i = 0; i < N_OPTIONS; i++)
+			if (get(p.a, some_options[i].level, some_options[i].name) != value[i])
+				fail_msg("option %d/%d is %d, was %d", some_options[i].level,
+					 some_options[i].name,
+					 get(p.a, some_options[i].level, some_options[i].name), value[i]);
+		memset(&li, 0, sizeof(li));
+		assert_return_code(getsockopt(p.a, SOL_SOCKET, SO_LINGER, &li, &len), errno);
+		assert_true(li.l_onoff == 1 && li.l_linger == 7);
+		assert_return_code(getsockopt(p.a, IPPROTO_TCP, TCP_CONGESTION, cc, &(socklen_t){ 16 }), errno);
+		assert_string_equal(cc, "reno");
+		assert_true(fcntl(p.a, F_GETFL) == O_RDWR);
+	}
+	drain(p.a, &got[1], sent[1]);
+	end(&p);
+}
+
+/* A corked one keeps its last bytes to itself, before and after. */
+static void corked(void **s)
+{
+	struct pair p = new_pair(hosts[1]);
+	uint64_t sent[2] = { 0 }, got[2] = { 0 };
+
+	set(p.a, IPPROTO_TCP, TCP_CORK, 1);
+	fill(p.a, &sent[0], 100);
+	move(&p.a);
+	assert_int_equal(get(p.a, IPPROTO_TCP, TCP_CORK), 1);
+	fill(p.a, &sent[0], 100);
+	set(p.a, IPPROTO_TCP, TCP_CORK, 0);
+	drain(p.b, &got[0], sent[0]);
+	assert_int_equal(got[0], 200);
+	end(&p);
+}
+
+static void sysctl(const char *name, const char *value)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/proc/sys/net/ipv4/%s", name);
+	write_file(path, value);
+}
+
+/* Options of the header, each with and without. */
+static void header_options(void **s)
+{
+	for (int mask = 0; mask < 8; mask++) {
+		struct tcp_info was = { 0 }, is = { 0 };
+		socklen_t len = sizeof(was);
+		uint64_t sent[2] = { 0 }, got[2] = { 0 };
+
+		sysctl("tcp_timestamps", mask & 1 ? "1" : "0");
+		sysctl("tcp_sack", mask & 2 ? "1" : "0");
+		sysctl("tcp_window_scaling", mask & 4 ? "1" : "0");
+		struct pair p = new_pair(hosts[mask % 3]);
+		talk(&p, sent, got, 100000);
+		for (int i = 0; i < 20; i++)
+			fill(p.a, &sent[0], 1 << 20);
+		fill(p.b, &sent[1], 70000);
+		usleep(5000);
+		int stamp = get(p.a, IPPROTO_TCP, TCP_TIMESTAMP);
+		getsockopt(p.a, IPPROTO_TCP, TCP_INFO, &was, &len);
+		sysctl("tcp_timestamps", "1");
+		sysctl("tcp_sack", "1");
+		sysctl("tcp_window_scaling", "1");
+		move(&p.a);
+		getsockopt(p.a, IPPROTO_TCP, TCP_INFO, &is, &len);
+		assert_int_equal(is.tcpi_options & 7, was.tcpi_options & 7);
+		assert_true(is.tcpi_snd_wscale == was.tcpi_snd_wscale &&
+			    is.tcpi_rcv_wscale == was.tcpi_rcv_wscale);
+		assert_true(is.tcpi_snd_mss >= was.tcpi_snd_mss / 2);
+		if (mask & 1)
+			assert_in_range(get(p.a, IPPROTO_TCP, TCP_TIMESTAMP) - stamp, 0, 1000);
+		drain(p.b, &got[0], sent[0]);
+		talk(&p, sent, got, 300000);
+		end(&p);
+	}
+}
+
+/* connect() under way: the SYN was lost, or its answer. */
+static void opening(void **s)
+{
+	for (int i = 0; i < 6; i++) {
+		union addr to;
+		uint64_t sent[2] = { 0 }, got[2] = { 0 };
+		int l = listener(hosts[i % 3], &to), a = socket(to.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+		struct pair p;
+
+		deaf(i < 3 ? l : a, true);
+		assert_true(connect(a, &to.sa, sizeof(to)) < 0 && errno == EINPROGRESS);
+		assert_int_equal(state(a), TCP_SYN_SENT);
+		move(&a);
+		assert_int_equal(state(a), TCP_SYN_SENT);
+		deaf(i < 3 ? l : a, false);
+		wait_state(a, TCP_ESTABLISHED);
+		p = (struct pair){ a, accept(l, NULL, NULL) };
+		assert_int_equal(get(a, SOL_SOCKET, SO_ERROR), 0);
+		talk(&p, sent, got, 100000);
+		end(&p);
+		close(l);
+	}
+}
+
+/* Its address comes to this host after it; the port is shared with a listener all the time. */
+static void address_later(void **s)
+{
+	static const struct { const char *host, *peer, *peers, *add, *del; } cases[] = {
+		{ "10.9.9.1", "10.9.9.2", "ip addr add 10.9.9.2/32 dev lo",
+		  "ip addr add 10.9.9.1/32 dev lo", "ip addr del 10.9.9.1/32 dev lo" },
+		{ "fd09::1", "fd09::2", "ip addr add fd09::2/128 dev lo nodad",
+		  "ip addr add fd09::1/128 dev lo nodad", "ip addr del fd09::1/128 dev lo" },
+	};
+
+	for (size_t i = 0; i < 2; i++) {
+		run(cases[i].peers);
+		for (int half = 0; half < 2; half++) {
+			struct trip t = { 0 };
+			uint64_t sent[2] = { 0 }, got[2] = { 0 };
+			union addr to, from;
+			int l = listener(cases[i].peer, &to);
+
+			run(cases[i].add);
+			struct pair p = { .a = socket(to.sa.sa_family, SOCK_STREAM, 0) };
+			assert_return_code(bind(p.a, &from.sa, address(&from, cases[i].host)), errno);
+			assert_return_code(connect(p.a, &to.sa, sizeof(to)), errno);
+			p.b = accept(l, NULL, NULL);
+			close(l);
+			fill(p.a, &sent[0], 5000);
+			fill(p.b, &sent[1], 5000);
+			if (half)
+				bring(&p, TCP_CLOSE_WAIT);
+			int *fd = &p.a;
+			move_by(&t, &fd, 1, cases[i].del, cases[i].add);
+			trip_end(&t);
+			if (half)
+				check_after(&p, TCP_CLOSE_WAIT, sent, got);
+			else
+				talk(&p, sent, got, 50000);
+			end(&p);
+			run(cases[i].del);
+		}
+	}
+}
+
+/* Addresses of a link need to be told which. */
+static void link_local(void **s)
+{
+	union addr to;
+	socklen_t len = sizeof(to);
+	uint64_t sent[2] = { 0 }, got[2] = { 0 };
+
+	run("ip link add d0 type veth peer name d1 && ip link set d1 up && ip addr add fe80::99/64 dev d0 nodad && ip link set d0 up");
+	address(&to, "fe80::99");
+	to.v6.sin6_scope_id = if_nametoindex("d0");
+	int l = socket(AF_INET6, SOCK_STREAM, 0);
+	assert_return_code(bind(l, &to.sa, sizeof(to.v6)), errno);
+	listen(l, 5);
+	getsockname(l, &to.sa, &len);
+	struct pair p = connected(l, &to);
+	talk(&p, sent, got, 1000);
+	fill(p.b, &sent[1], 5000);
+	bring(&p, TCP_CLOSE_WAIT);
+	move(&p.a);
+	assert_int_equal(state(p.a), TCP_CLOSE_WAIT);
+	check_after(&p, TCP_CLOSE_WAIT, sent, got);
+	end(&p);
+	close(l);
+	run("ip link del d0");
+}
+
+/* The guest stays after all: as if nothing had been. */
+static void undone(void **s)
+{
+	for (int i = 0; i < 4; i++) {
+		struct trip t = { .opts.tcp_established = true };
+		struct pair p = new_pair(hosts[i % 3]);
+		uint64_t sent[2] = { 0 }, got[2] = { 0 };
+		int *fd = &p.a;
+
+		set(p.a, SOL_SOCKET, SO_REUSEADDR, i & 1);
+		talk(&p, sent, got, 10000);
+		for (int k = 0; k < 5; k++)
+			fill(p.a, &sent[0], 1 << 20);
+		fill(p.b, &sent[1], 5000);
+		usleep(2000);
+		struct net_lock *lock = locked(&t, &fd, 1);
+		trip_begin(&t);
+		assert_ok(&t, trip_dump(&t, p.a));
+		if (i & 2)
+			assert_ok(&t, kind_dump_leave(t.d, &t.e));
+		assert_int_equal(get(p.a, IPPROTO_TCP, TCP_REPAIR), !!(i & 2));
+		assert_ok(&t, net_lock_lift(lock, &t.e));
+		kind_dump_undo(t.d);
+		assert_int_equal(get(p.a, IPPROTO_TCP, TCP_REPAIR), 0);
+		assert_int_equal(get(p.a, SOL_SOCKET, SO_REUSEADDR), i & 1);
+		talk(&p, sent, got, 100000);
+		/* no copy of it is left that would keep it open */
+		close(p.a);
+		at_end(p.b);
+		close(p.b);
+		img_set_free(kind_dump_set(t.d));
+		trip_end(&t);
+	}
+}
+
+/* What a criu-lite that was killed has left. */
+static void swept(void **s)
+{
+	struct pair p = new_pair(hosts[0]);
+	uint64_t sent[2] = { 0 }, got[2] = { 0 };
+	struct err e = ERR_INIT;
+
+	set(p.a, IPPROTO_TCP, TCP_REPAIR, 1);
+	set(p.a, SOL_SOCKET, SO_REUSEADDR, 1);
+	assert_int_equal(kind_tcp_sweep(getpid(), &e), 0);
+	assert_int_equal(get(p.a, IPPROTO_TCP, TCP_REPAIR), 0);
+	assert_int_equal(get(p.a, SOL_SOCKET, SO_REUSEADDR), 1);
+	talk(&p, sent, got, 10000);
+	end(&p);
+}
+
+static void refused(void **s)
+{
+	struct trip t = { 0 };
+	struct pair p = new_pair(hosts[0]);
+
+	assert_true(trip_check(&t, p.a) < 0);
+	assert_says(&t, "--tcp-established");
+	assert_says(&t, "--tcp-close");
+	trip_end(&t);
+	t = (struct trip){ .opts.tcp_established = true };
+	assert_ok(&t, trip_check(&t, p.a));
+	assert_int_equal(send(p.b, "abc", 3, MSG_OOB), 3);
+	for (int i = 0; i < 1000 && trip_check(&t, p.a) == 0; i++)
+		usleep(1000);
+	assert_true(trip_check(&t, p.a) < 0);
+	assert_says(&t, "urgent data");
+	char c;
+	assert_int_equal(recv(p.a, &c, 1, MSG_OOB), 1);
+	err_clear(&t.e);
+	assert_ok(&t, trip_check(&t, p.a));
+	/* read, but its place is still in the queue */
+	trip_begin(&t);
+	assert_true(trip_dump(&t, p.a) < 0);
+	assert_says(&t, "urgent data");
+	img_set_free(kind_dump_set(t.d));
+	kind_dump_undo(t.d);
+	set(p.b, SOL_SOCKET, SO_ZEROCOPY, 1);
+	assert_true(trip_check(&t, p.b) < 0);
+	assert_says(&t, "SO_ZEROCOPY");
+	end(&p);
+	trip_end(&t);
+}
+
+static void lists(void **s)
+{
+	union addr to;
+	int l = listener("::", &to);
+	struct pair p = connected(l, &to);
+	net_conn_vec v = { 0 };
+	pid_t pid = getpid();
+	struct trip t = { .opts.tcp_established = true };
+	int copy = dup(p.a);
+	size_t listeners = 0;
+
+	assert_int_equal(kind_tcp_conns(&pid, 1, &v, &t.e), 0);
+	vec_each(&v, c)
+		listeners += net_conn_is_listener(c);
+	assert_int_equal(v.n, 4);        /* both ends, and the listener for both families */
+	assert_int_equal(listeners, 2);
+	v.n = 0;
+	trip_begin(&t);
+	assert_ok(&t, trip_dump(&t, l));
+	assert_ok(&t, trip_dump(&t, p.a));
+	assert_ok(&t, kind_tcp_conns_in(kind_dump_set(t.d), &v, &t.e));
+	assert_int_equal(v.n, 3);
+	vec_each(&v, c)
+		if (!net_conn_is_listener(c))
+			assert_true(c->has_seq && c->has_ts && c->window && c->remote.port == ntohs(to.v6.sin6_port));
+	vec_free(&v);
+	img_set_free(kind_dump_set(t.d));
+	kind_dump_undo(t.d);
+	trip_end(&t);
+	close(copy);
+	close(l);
+	end(&p);
+}
+
 static int up(void **s)
 {
 	struct ifreq r = { .ifr_flags = IFF_UP };
@@ -436,7 +815,11 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(established), cmocka_unit_test(full_queues),
-		cmocka_unit_test(half_closed), cmocka_unit_test(lost_before),
+		cmocka_unit_test(half_closed), cmocka_unit_test(lost_before), cmocka_unit_test(many),
+		cmocka_unit_test(options), cmocka_unit_test(corked), cmocka_unit_test(header_options),
+		cmocka_unit_test(opening), cmocka_unit_test(address_later), cmocka_unit_test(link_local),
+		cmocka_unit_test(undone), cmocka_unit_test(swept), cmocka_unit_test(refused),
+		cmocka_unit_test(lists),
 	};
 
 	return cmocka_run_group_tests(tests, up, NULL);
