@@ -72,6 +72,8 @@ static const struct option_row rows[] = {
 	{ 0, "listen", "HOST:PORT", "address to receive on (default: :9400)", TEXT, AT(flow.where),
 	  CMD_RECEIVE },
 	{ 0, "once", NULL, "end after one migration", FLAG, AT(flow.once), CMD_RECEIVE },
+	{ 0, "timens", NULL, "the guest's monotonic clock goes on in a time namespace", FLAG,
+	  AT(flow.timens), CMD_RESTORE | MOVES },
 	{ 0, "move-address", "ADDR@DEV", "take ADDR off DEV here, put it on DEV there", LIST,
 	  AT(flow.move_address), CMD_MIGRATE, AT(flow.n_move_address) },
 	{ 0, "map-address", "OLD=NEW", "sockets with address OLD get NEW there", LIST,

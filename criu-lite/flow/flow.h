@@ -21,6 +21,7 @@ struct flow_opts {
 
 	const char *where;           /* peer of migrate, address of receive */
 	bool once;
+	bool timens;                 /* the guest gets a time namespace in which its clocks go on */
 	struct flow_qos qos;
 	bool json, quiet;
 	const char *progress;        /* "json", "plain"; NULL: what suits stderr */

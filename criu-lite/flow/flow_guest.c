@@ -13,6 +13,7 @@
 #include "inventory.pb-c.h"
 #include "io.h"
 #include "log.h"
+#include "task_clock.h"
 #include "task_state.h"
 
 /* ---- open and preflight ---- */
@@ -32,7 +33,7 @@ static int check_session(const struct guest *g, struct err *e)
 /* Pids, paths and addresses mean what they mean to us only in the same namespaces. */
 static int check_namespaces(const struct task *t, struct err *e)
 {
-	static const char *const kinds[] = { "pid", "mnt", "net", "user", "uts", "ipc", "time" };
+	static const char *const kinds[] = { "pid", "mnt", "net", "user", "uts", "ipc" };
 
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		char path[64], theirs[64] = "", ours[64] = "";
@@ -57,7 +58,8 @@ static int check_task(struct guest *g, struct task *t, struct err *e)
 	if (t->state == TASK_DEAD)
 		return 0;
 	/* what an earlier criu-lite that was killed may have left */
-	if ((ret = check_namespaces(t, e)) < 0 || (ret = remote_sweep(t->pid, e)) < 0)
+	if ((ret = check_namespaces(t, e)) < 0 ||
+	    (ret = task_clock_check(t, g->tree.task.at[0]->pid, e)) < 0 || (ret = remote_sweep(t->pid, e)) < 0)
 		return ret;
 	if ((ret = task_state_check(t, e)) < 0 || (ret = task_mm_look(t, e)) < 0 ||
 	    (ret = task_mm_check(t, e)) < 0)
@@ -410,7 +412,9 @@ void guest_put_inventory(const struct guest *g, struct img_set *set)
 	in.tcp_close = g->o->kinds.tcp_close;
 	in.has_cl_shell_job = true;
 	in.cl_shell_job = g->o->kinds.shell_job;
-	flow_describe_host(&in);
+	flow_describe_host(&in, root->pid);
+	if (g->o->timens)
+		in.has_cl_timens = in.cl_timens = true;
 	img_put(set, IMG_INVENTORY, 0, &in.base);
 }
 

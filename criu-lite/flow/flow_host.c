@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "flow_clock.h"
 #include "io.h"
 #include "task_vdso.h"
 
@@ -44,7 +45,7 @@ void flow_hurry(bool on)
 					   on ? SCHED_FIFO | SCHED_RESET_ON_FORK : SCHED_OTHER, &p);
 }
 
-void flow_describe_host(InventoryEntry *in)
+void flow_describe_host(InventoryEntry *in, pid_t root)
 {
 	struct err ignored = ERR_INIT;
 	const uint8_t *image;
@@ -57,6 +58,7 @@ void flow_describe_host(InventoryEntry *in)
 	}
 	in->has_cl_xfeatures = true;
 	in->cl_xfeatures = flow_xfeatures(&size);
+	flow_clock_put(in, root);
 }
 
 static uint64_t number_in(const char *path, const char *key)

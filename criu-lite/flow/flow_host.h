@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "err.h"
 #include "inventory.pb-c.h"
@@ -13,9 +14,9 @@ int flow_need_root(struct err *e);
 void flow_raise_limits(void);
 /* All threads of this process before other work of the machine (SCHED_FIFO), or as usual. */
 void flow_hurry(bool on);
-/* What the target must have in common with this host, or must know of it. The message points into
- * memory of this process. */
-void flow_describe_host(InventoryEntry *in);
+/* What the target must have in common with this host and the guest, or must know of them. The message
+ * points into memory of this process. */
+void flow_describe_host(InventoryEntry *in, pid_t root);
 uint64_t flow_memory_available(void);   /* bytes; cgroup limits included */
 /* Features of the CPU as the kernel enables them (XCR0) and size of the xsave area. */
 uint64_t flow_xfeatures(uint32_t *size);

@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "flow_clock.h"
 #include "flow_host.h"
 #include "inventory.pb-c.h"
 #include "io.h"
@@ -18,11 +19,13 @@
 #include "task_mm.h"
 #include "task_state.h"
 
-void landing_begin(struct landing *l, const struct kind_opts *k, uint64_t shell_flags)
+void landing_begin(struct landing *l, const struct flow_opts *o, const struct kind_opts *k,
+		   uint64_t shell_flags)
 {
-	*l = (struct landing){ .kinds = kind_restore_new(k) };
+	*l = (struct landing){ .o = o, .kinds = kind_restore_new(k) };
 	l->shape.shell_flags = shell_flags;
 	l->shape.shell_job = k->shell_job;
+	l->shape.timens = o->timens;
 }
 
 void landing_end(struct landing *l)
@@ -59,7 +62,7 @@ static void complain(void *arg, const struct err *e)
 	buf_put(&c->text, ")", 1);
 }
 
-static void check_host(const struct img_set *set, struct complaints *c)
+static void check_host(struct landing *l, const struct img_set *set, struct complaints *c)
 {
 	_cleanup_msg_ InventoryEntry *in = NULL;
 	struct err e = ERR_INIT;
@@ -70,6 +73,8 @@ static void check_host(const struct img_set *set, struct complaints *c)
 		complain(c, &e);
 		return;
 	}
+	if (flow_clock_adopt(in, &l->shape.timens, &e) < 0)
+		complain(c, &e);
 	if (shape_vdso_check(set, &e) < 0)
 		complain(c, &e);
 	uint32_t size;
@@ -89,7 +94,7 @@ int landing_check(struct landing *l, struct img_set *set, struct err *e)
 	struct complaints c = { 0 };
 	struct err first = ERR_INIT;
 
-	check_host(set, &c);
+	check_host(l, set, &c);
 	shape_check(set, l->shape.shell_job, complain, &c);
 	if (kind_restore_begin(l->kinds, set, &first) < 0)
 		complain(&c, &first);
@@ -354,6 +359,8 @@ int landing_seal(struct landing *l, struct err *e)
 
 int landing_run(struct landing *l, struct err *e)
 {
+	if (l->shape.timens && flow_clock_wait(l->set, shape_at(&l->shape, 0), e) < 0)
+		return -e->code;
 	for (size_t i = 0; shape_at(&l->shape, i); i++) {
 		struct task *t = shape_at(&l->shape, i);
 		int ret = t->state == TASK_DEAD ? 0 : task_state_arm(t, l->set, e);

@@ -10,6 +10,7 @@
 #include "task_shape.h"
 
 struct landing {
+	const struct flow_opts *o;
 	struct shape shape;
 	struct kind_restore *kinds;
 	struct img_set *set;         /* the state in force (owned) */
@@ -17,7 +18,8 @@ struct landing {
 	pid_t pid;                   /* of the guest's root, also after it runs */
 };
 
-void landing_begin(struct landing *l, const struct kind_opts *k, uint64_t shell_flags);
+void landing_begin(struct landing *l, const struct flow_opts *o, const struct kind_opts *k,
+		   uint64_t shell_flags);
 /* Kills what there is of the guest and frees. After landing_run() it only frees. */
 void landing_end(struct landing *l);
 

@@ -75,7 +75,7 @@ static int preflight(struct arrival *a, struct err *e)
 	k.ext_unix_sk |= p->ext_unix_sk;
 	k.tcp_close |= p->tcp_close;
 	k.file_locks |= p->file_locks;
-	landing_begin(&a->landing, &k, 0);
+	landing_begin(&a->landing, a->o, &k, 0);
 	ret = img_set_decode(&set, p->state.data, p->state.len, &wrong);
 	if (ret == 0)
 		ret = check_memory(p->memory, &wrong);

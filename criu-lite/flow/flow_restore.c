@@ -129,7 +129,7 @@ int flow_restore(const struct flow_opts *o, int *status, struct err *e)
 	if (ret < 0)
 		return ret;
 	flow_raise_limits();
-	landing_begin(&l, &o->kinds, o->restore_sibling ? CLONE_PARENT : 0);
+	landing_begin(&l, o, &o->kinds, o->restore_sibling ? CLONE_PARENT : 0);
 	ret = load(o->images_dir, &dir, &set, e);
 	if (ret == 0)
 		ret = restore_all(&l, &set, dir, o, e);

@@ -31,6 +31,7 @@ struct task {
 	struct task_mm *mm;         /* source: task_mm.h */
 	struct task_watch *watch;   /* source: what its threads sleep in, see task_state.h */
 	pid_vec tids;               /* target: its threads, leader first */
+	bool clock_goes_on;         /* target: in a time namespace, its clocks are as they were */
 };
 
 struct tree {

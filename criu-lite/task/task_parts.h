@@ -11,6 +11,8 @@
  */
 #pragma once
 
+#include <time.h>
+
 #include "core.pb-c.h"
 #include "proc_task.h"
 #include "remote.h"
@@ -45,6 +47,11 @@ struct part {
 		gaddr tid_address, comm, pdeathsig, subreaper, limit[16], xcomp, shstk;
 		size_t personality, slack, membarrier;
 	} misc;
+	struct {
+		gaddr at, now;      /* at: 0 if it does not wait so */
+		clockid_t clock;
+		size_t call;
+	} wait;
 };
 
 static inline bool part_is_leader(const struct part *p)
@@ -82,6 +89,11 @@ uint64_t task_watch_nr(const struct task *t, const struct rthread *thread);
 bool task_watch_left(const struct task *t, pid_t tid, uint64_t nr, uint64_t *ns);
 /* The target's side (task_sleep.c): an interrupted sleep goes on with its remaining time. */
 int task_sleep_arm(struct rthread *t, const CoreEntry *core, struct err *e);
+
+/* Waits until a moment of a clock (task_clock_wait.c). _take: the call is to begin anew. */
+void task_wait_ask(struct part *p);
+void task_wait_take(struct part *p);
+int task_wait_arm(struct rthread *t, const CoreEntry *core, struct err *e);
 
 int task_signals_look(struct part *p, struct err *e);
 void task_signals_ask(struct part *p);

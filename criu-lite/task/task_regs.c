@@ -229,6 +229,8 @@ int task_regs_take(struct part *p, const TaskCoreEntry *leader, struct err *e)
 	} else if (r.rax == SYS_epoll_wait || r.rax == SYS_epoll_pwait) {
 		take_rest(p, r.rax);
 	}
+	if (r.rip != p->thread->regs.rip)
+		task_wait_take(p);
 	info->gpregs = regs_to_image(&r);
 	ret = xsave_to_image(p->layout, p->thread->xstate, p->thread->xstate_len, &info->fpregs, e);
 	return ret < 0 ? err_in(e, "thread %d", p->thread->tid) : 0;

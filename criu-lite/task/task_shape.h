@@ -15,6 +15,7 @@ struct shape {
 	VEC(struct shape_task *) task;  /* parents before children */
 	uint64_t shell_flags;           /* CLONE_PARENT for --restore-sibling */
 	bool shell_job;                 /* session and group are the restorer's */
+	bool timens;                    /* shells are born into a time namespace of the guest's */
 	VEC(struct grange) avoid;       /* where the guest has mappings: no place for the stub */
 };
 

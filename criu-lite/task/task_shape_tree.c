@@ -161,6 +161,7 @@ static void adopt(struct birth *b, const struct task *w, struct remote *r)
 
 	st->task = *w;
 	st->task.mm = NULL;
+	st->task.clock_goes_on = b->s->timens;
 	st->task.tids.at = xmemdup(w->tids.at, w->tids.n * sizeof(pid_t));
 	st->task.tids.n = st->task.tids.cap = w->tids.n;
 	st->task.remote = r;

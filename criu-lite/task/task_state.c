@@ -239,6 +239,7 @@ static int ask(struct part *p, const TaskCoreEntry *leader, struct err *e)
 	task_timers_ask(p);
 	task_creds_ask(p);
 	task_misc_ask(p);
+	task_wait_ask(p);
 	if ((ret = batch_run(&p->batch, e)) < 0)
 		return ret;
 	task_signals_take(p);
@@ -417,10 +418,13 @@ int task_state_arm(struct task *t, const struct img_set *set, struct err *e)
 		_cleanup_msg_ CoreEntry *other = NULL;
 
 		if ((ret = get_core(set, remote_thread(t->remote, i), &other, e)) < 0 ||
+		    (!t->clock_goes_on &&
+		     (ret = task_wait_arm(remote_thread(t->remote, i), other, e)) < 0) ||
 		    (ret = task_sleep_arm(remote_thread(t->remote, i), other, e)) < 0)
 			return err_in(e, "task %d", t->pid);
 	}
-	if ((ret = task_sleep_arm(leader, core, e)) < 0)
+	if ((!t->clock_goes_on && (ret = task_wait_arm(leader, core, e)) < 0) ||
+	    (ret = task_sleep_arm(leader, core, e)) < 0)
 		return err_in(e, "task %d", t->pid);
 	if (core->tc->task_state == TASK_STOPPED)
 		remote_leave_stopped(t->remote);

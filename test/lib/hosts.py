@@ -54,10 +54,10 @@ while os.read(0, 1):
 _ENTER = r"""
 import ctypes, os, resource, signal, sys
 init, sid, cwd, out, err = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5]
-cmd = sys.argv[6:]
+cmd = sys.argv[7:]
 libc = ctypes.CDLL(None, use_errno=True)
 fds = [os.open("/proc/%d/ns/%s" % (init, ns), os.O_RDONLY)
-       for ns in ("net", "uts", "ipc", "pid", "mnt")]
+       for ns in ["net", "uts", "ipc", "pid", "mnt"] + sys.argv[6].split()]
 for fd in fds:
   if libc.setns(fd, 0):
     sys.exit("setns: " + os.strerror(ctypes.get_errno()))
@@ -168,11 +168,13 @@ class Proc(subprocess.Popen):
 class Host:
   """One host. `ip`, `name`, `init` (its pid 1 as seen from here)."""
 
-  def __init__(self, name, ip, first_pid):
-    self.name, self.ip = name, ip
-    self._holder = _hold(["--mount", "--pid", "--uts", "--ipc", "--fork",
-                          "--kill-child=KILL", "--propagation", "private"],
-                         name, first_pid)
+  def __init__(self, name, ip, first_pid, clock=0):
+    self.name, self.ip, self.clock = name, ip, clock
+    flags = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child=KILL",
+             "--propagation", "private"]
+    if clock:
+      flags += ["--time", "--monotonic", str(clock), "--boottime", str(2 * clock)]
+    self._holder = _hold(flags, name, first_pid)
     with open("/proc/%d/task/%d/children" % (self._holder.pid, self._holder.pid)) as f:
       self.init = int(f.read().split()[0])
 
@@ -189,7 +191,8 @@ class Host:
       err, stderr = stderr, None
     elif stderr == subprocess.STDOUT and out:
       err, stderr = out, None
-    head = _PYTHON + [_ENTER, str(self.init), "1" if setsid else "0", cwd, out, err]
+    head = _PYTHON + [_ENTER, str(self.init), "1" if setsid else "0", cwd, out, err,
+                      "time" if self.clock else ""]
     return Proc(head + [str(c) for c in cmd], stdin=stdin, stdout=stdout, stderr=stderr,
                 start_new_session=True, **kw)
 
@@ -260,9 +263,10 @@ class Host:
 
 
 class Hosts:
-  """`count` hosts 10.9.0.1, .2, ... on one bridge. A context manager; also a sequence."""
+  """`count` hosts 10.9.0.1, .2, ... on one bridge. A context manager; also a sequence. `clocks`:
+  how many seconds the monotonic clock of each is ahead of the machine's (boottime twice that)."""
 
-  def __init__(self, count=2, subnet="10.9.0", names=None):
+  def __init__(self, count=2, subnet="10.9.0", names=None, clocks=None):
     self.hosts, self._switch = [], None
     try:
       self._switch = _hold([], "switch", 0)
@@ -270,7 +274,8 @@ class Hosts:
       _in_net(self._switch.pid, "ip link set br0 up")
       for i in range(count):
         name = names[i] if names else "host" + chr(ord("a") + i)
-        self.hosts.append(Host(name, "%s.%d" % (subnet, i + 1), 1000 * (i + 1)))
+        self.hosts.append(Host(name, "%s.%d" % (subnet, i + 1), 1000 * (i + 1),
+                               clocks[i] if clocks else 0))
         self._connect(self.hosts[i], i)
     except BaseException:
       self.close()

@@ -13,6 +13,10 @@ made of namespaces, so that pids are free and nothing outlives a case. The ways:
     predump-restore     two pre-dumps with --track-mem, a dump on top of them, restore
     migrate             from one host to the other
     migrate-back        there and back
+    migrate-clock       to a host whose monotonic clock is another
+    migrate-clock-back  there and back
+    migrate-timens      the same with --timens
+    migrate-timens-back there and back: it has a time namespace of its own by then
 
 A case passes if the tool says so, the victim's own checks pass, the process has its old pid
 and is at one place only, and nothing else is left behind on either host. The directory of a
@@ -59,11 +63,12 @@ VICTIMS.update({
   "idle-huge": ("idle", ["48", "1", "30"]),
   "dirtier": ("dirtier", ["64", "50"]),
   "tty": ("tty", []),
-  "waiter": ("waiter", ["8", "20"]),
   "vdso_altered": ("vdso", ["1"]),
   "vdso_kept": ("vdso", ["2"]),
   "vdso_kept_altered": ("vdso", ["3"]),
   "vdso_static_altered": ("vdso_static", ["1"]),
+  "clocks": ("clocks", []),
+  "clocks_go_on": ("clocks", ["1"]),
 })
 # The ways that a victim is not for. The terminal of a shell stays on the shell's host; SIGSTOP and
 # SIGCONT are seen by one that waits for signals, and by system calls that EINTR ends.
@@ -72,6 +77,16 @@ NOT_FOR = {
   "signals": ("dump-leave-stopped",),
   "restart": ("dump-leave-stopped",),
 }
+# Ways that are for some victims only.
+_timens = ("clocks_go_on", "vdso", "vdso_static", "vdso_altered", "vdso_kept", "timers", "timerfd")
+ONLY_FOR = {
+  "migrate-clock": ("clocks",),
+  "migrate-clock-back": ("clocks",),
+  "migrate-timens": _timens,
+  "migrate-timens-back": _timens,
+}
+# How far the clock of the second host is ahead then.
+AHEAD = 5000
 # Use DIR/own.
 PRIVATE = ("pipes", "unix")
 # These look at how long they stood still: it must not be a time that hides what they look for. A
@@ -113,6 +128,7 @@ class Case:
     for host, last in ((self.a, 1000), (self.b, 20000)):
       host.run(["sh", "-c", "echo %d > /proc/sys/kernel/ns_last_pid" % last], check=True)
     self.extra, self.note, self.master = [], "", None
+    self.receive = []
     self.where = self.a
 
   def read(self, name):
@@ -257,7 +273,7 @@ class Case:
     log = os.path.join(self.dir, "receive.log")
     before = target.pids()
     receiver = target.popen([self.opts.tool, "receive", "--listen", "%s:%d" % (target.ip, PORT),
-                             "--once"], stdout=log, stderr=subprocess.STDOUT)
+                             "--once"] + self.receive, stdout=log, stderr=subprocess.STDOUT)
     try:
       try:
         hosts.wait_listening(target, PORT)
@@ -295,6 +311,23 @@ class Case:
     self.unharmed("on the other host")
     self.migrate(self.b, self.a)
 
+  def migrate_clock(self):
+    self.migrate()
+
+  def migrate_clock_back(self):
+    self.migrate_back()
+
+  def migrate_timens(self):
+    self.receive = ["--timens"]
+    self.migrate()
+
+  def migrate_timens_back(self):
+    self.migrate_timens()
+    time.sleep(SETTLE_AGAIN.get(self.name, 0.2))
+    self.unharmed("on the other host")
+    self.receive = []
+    self.migrate(self.b, self.a)
+
   def finish(self):
     self.unharmed("after")
     time.sleep(SETTLE.get(self.name, 0.25))
@@ -330,21 +363,25 @@ class Case:
 
 
 class Worker(threading.local):
-  """A pair of hosts for each thread; a case that failed leaves it to be made anew."""
-  pair = None
+  """Pairs of hosts for each thread, by the clock of the second; one in which a case failed is made
+  anew."""
+
+  def __init__(self):
+    self.pairs = {}
 
 
 MODES = ["dump-restore", "dump-leave-running", "dump-leave-stopped", "predump-restore", "migrate",
-         "migrate-back"]
+         "migrate-back"] + list(ONLY_FOR)
 
 
 def run_case(opts, worker, case):
   name, mode, n = case
-  if worker.pair is None:
-    worker.pair = hosts.Hosts(2)
-    opts.pairs.put(worker.pair)
+  ahead = AHEAD if mode in ONLY_FOR else 0
+  if ahead not in worker.pairs:
+    worker.pairs[ahead] = hosts.Hosts(2, clocks=[0, ahead])
+    opts.pairs.put(worker.pairs[ahead])
   start = time.monotonic()
-  running = Case(opts, worker.pair, name, mode, n)
+  running = Case(opts, worker.pairs[ahead], name, mode, n)
   verdict, text = "ok", ""
   try:
     try:
@@ -356,8 +393,7 @@ def run_case(opts, worker, case):
   except Exception as e:
     verdict, text = "FAIL", "%s%s" % ("" if isinstance(e, Failed) else type(e).__name__ + ": ", e)
   if verdict == "FAIL":
-    worker.pair.close()
-    worker.pair = None
+    worker.pairs.pop(ahead).close()
     text += "\n     kept: " + running.dir
   elif not opts.keep:
     shutil.rmtree(running.dir, ignore_errors=True)
@@ -413,7 +449,7 @@ def main():
   opts.pairs = queue.Queue()
   worker, count = Worker(), {"ok": 0, "FAIL": 0, "skip": 0}
   cases = [(name, mode, n) for n in range(opts.times) for name in opts.names for mode in opts.modes
-           if mode not in NOT_FOR.get(name, ())]
+           if mode not in NOT_FOR.get(name, ()) and name in ONLY_FOR.get(mode, (name,))]
   try:
     with concurrent.futures.ThreadPoolExecutor(opts.jobs) as pool:
       futures = [pool.submit(run_case, opts, worker, c) for c in cases]
