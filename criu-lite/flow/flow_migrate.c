@@ -445,7 +445,8 @@ static int tell_result(struct migration *m, int ret, struct err *e)
 	if (watch_result(&m->watch, &m->report, status, &more, ret < 0 ? e : NULL, &wrong) < 0)
 		log_warn("report: %s", wrong.text);
 	m->report.predicted_ms = m->predicted_ms;
-	if (ret == 0 && !m->o->progress)
+	bool lines = m->o->progress && !strcmp(m->o->progress, "json");
+	if (ret == 0 && !lines && !m->o->quiet)
 		flow_report_print(&m->report, m->o->json);
 	return ret;
 }
