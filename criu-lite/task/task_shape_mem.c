@@ -25,6 +25,7 @@
 #define MADV_GUARD_INSTALL 102
 #endif
 
+#define MADV_POPULATE_READ_  22
 #define MADV_POPULATE_WRITE_ 23
 
 #define SPECIAL SHAPE_SPECIAL
@@ -201,6 +202,11 @@ static void make(struct pump *p, const struct shape_vma *v, int fd)
 	if (prot != v->prot)
 		pump_call(p, "mprotect", SYS_mprotect, v->start, v->end - v->start, v->prot);
 	advise(p, v, 0);
+	/* Locking would do it, but it comes last, when the guest stands still. */
+	if (v->flags & MAP_LOCKED && !(v->madv & VMA_MADV_ONFAULT))
+		pump_call(p, "?madvise", SYS_madvise, v->start, v->end - v->start,
+			  v->prot & PROT_WRITE && !(v->flags & MAP_SHARED) ? MADV_POPULATE_WRITE_
+									   : MADV_POPULATE_READ_);
 }
 
 static bool has_file(const struct shape_vma *v)
