@@ -14,12 +14,13 @@
 /* Auto: a decision is due after this much. */
 #define SUM_BYTES    (4u << 20)
 #define SUM_FRAMES   3
-#define SKIP_FRAMES  3
+#define SKIP_FRAMES  2
 /* Another level must promise this much; what was measured counts for so long (twice as long after
  * each look that was in vain). */
 #define GAIN         0.95
 #define TRUST_NS     (1000000000ull)
 #define TRUST_MAX_NS (16 * TRUST_NS)
+#define LINE_NS      (2 * TRUST_NS)
 
 /* Time and size relative to level 1, as long as nothing is measured: what heaps show at best, for a
  * level that promises nothing is never tried. Level 0 is no compression. */
@@ -128,7 +129,7 @@ static size_t like(const struct comp *c, size_t i, uint64_t now)
 static double predict(const struct comp *c, size_t i, double other, uint64_t now)
 {
 	double pack = 0, size = 1;
-	bool line = c->line_when && now - c->line_when < TRUST_MAX_NS;
+	bool line = c->line_when && now - c->line_when < LINE_NS;
 
 	if (i > 0) {
 		size_t k = like(c, i, now);
@@ -141,25 +142,33 @@ static double predict(const struct comp *c, size_t i, double other, uint64_t now
 	return work > wire ? work : wire;
 }
 
+/* Other work of the machine only ever makes things look slower: down at once, up slowly. */
+static double settle(double old, double new)
+{
+	return new < old ? new : old * 0.7 + new * 0.3;
+}
+
 static void measured(struct comp *c, uint64_t now)
 {
 	const struct comp_sum *s = &c->sum;
 	struct comp_level *l = &c->at[c->now];
 	double raw = (double)s->raw, total = (double)s->ns / raw;
 
-	/* Contents change: what is new counts most. */
-	l->total = fresh(l, now) ? l->total * 0.25 + total * 0.75 : total;
+	l->total = fresh(l, now) ? settle(l->total, total) : total;
 	l->pack = (double)s->pack / raw;
 	l->size = (double)s->wire / raw;
 	if (!l->trust)
 		l->trust = TRUST_NS;
 	l->when = now;
-	/* Was it the line that we waited for? Else all that is known: it carries this at least. */
+	/* If the line always had something to carry, this is what it can. Else it carries this at
+	 * least. */
 	double line = (double)s->ns / (double)s->wire;
-	if (s->wait > s->ns / 8) {
-		c->line = line;
+	if (s->busy > s->frames / 2) {
+		bool lately = c->line_when && now - c->line_when < LINE_NS;
+
+		c->line = lately ? settle(c->line, line) : line;
 		c->line_when = now;
-	} else if (c->line_when && line < c->line) {
+	} else if (line < c->line) {
 		c->line = line;
 	}
 }
@@ -190,21 +199,25 @@ static void choose(struct comp *c, uint64_t now)
 	c->skip = SKIP_FRAMES;
 }
 
-void comp_note(struct comp *c, uint64_t ns, uint64_t wait, size_t raw, size_t wire, uint64_t now)
+void comp_note(struct comp *c, const struct comp_frame *f, uint64_t now)
 {
 	struct comp_sum *s = &c->sum;
+	bool first = !c->at[c->now].when && c->now == FIRST;
 
 	if (c->skip) {
 		c->skip--;
 		return;
 	}
-	s->ns += ns;
+	s->ns += f->ns;
 	s->pack += c->packed;
-	s->wait += wait;
-	s->raw += raw;
-	s->wire += wire;
+	s->wait += f->wait;
+	s->busy += f->busy;
+	s->raw += f->raw;
+	s->wire += f->wire;
 	s->frames++;
-	if (s->raw < SUM_BYTES || s->frames < SUM_FRAMES)
+	/* A first idea is worth more than a precise one: the line may be far faster than any
+	 * level. */
+	if (!first && (s->raw < SUM_BYTES || s->frames < SUM_FRAMES))
 		return;
 	measured(c, now);
 	choose(c, now);

@@ -36,7 +36,7 @@ struct comp {
 	double line;                 /* ns per byte sent when last the line was the limit */
 	uint64_t line_when;
 	struct comp_sum {            /* since the last decision */
-		uint64_t ns, pack, wait, frames;
+		uint64_t ns, pack, wait, frames, busy;
 		uint64_t raw, wire;
 	} sum;
 	unsigned int skip;           /* frames that still show what was before the last change */
@@ -53,5 +53,10 @@ bool comp_is_plain(const struct comp *c, const struct pages_opts *o);
  * as they are. */
 size_t comp_pack(struct comp *c, const struct pages_opts *o, const void *raw, size_t n, void *out);
 
-/* A frame with payload was sent. ns: in all, of which `wait` in the send. */
-void comp_note(struct comp *c, uint64_t ns, uint64_t wait, size_t raw, size_t wire, uint64_t now);
+/* A frame with payload that was sent. */
+struct comp_frame {
+	uint64_t ns, wait;           /* in all, of which in the send */
+	bool busy;                   /* the frame before was not through when this one came */
+	size_t raw, wire;            /* bytes */
+};
+void comp_note(struct comp *c, const struct comp_frame *f, uint64_t now);

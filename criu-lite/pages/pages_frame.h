@@ -7,13 +7,13 @@
  *   range  := start:u64 pages:u32 type:u32           type: 0 data, 1 zero, 2 delta
  *
  * head is struct frame_head below. The payload holds the pages of the data and delta ranges, in
- * order, raw or as one zstd frame; zero ranges have none. A page of a delta range is to be XORed with
- * what the target holds there. Ranges ascend and do not overlap; a frame covers at
- * most FRAME_PAGES pages. `end` is a head with flag FRAME_END and nothing else in it: a stream
- * that stops without it was cut. Numbers are little-endian. sum is XXH3-64 of the ranges, seeded
- * with XXH3-64 of the payload as sent; pages is XXH3-64 of all data and delta pages as they will be,
- * if there are delta ranges, so that a target which holds something else says so; check is XXH3-64 of what stands before it in the head, so
- * that no length is believed that was damaged on the way.
+ * order, raw or as one zstd frame; zero ranges have none. A page of a delta range is to be XORed
+ * with what the target holds there. Ranges ascend and do not overlap; a frame covers at most
+ * FRAME_PAGES pages. `end` is a head with flag FRAME_END and nothing else in it: a stream that
+ * stops without it was cut. Numbers are little-endian. sum is XXH3-64 of the ranges, seeded with
+ * XXH3-64 of the payload as sent; pages is XXH3-64 of all data and delta pages as they will be, if
+ * there are delta ranges, so that a target which holds something else says so; check is XXH3-64 of
+ * what stands before it in the head, so that no length is believed that was damaged on the way.
  *
  * Target to source go control frames (wire_conn.h): FRAME_ACK with a struct frame_ack, cumulative;
  * or FRAME_FAILED with a text, after which the connection is closed.

@@ -8,8 +8,8 @@
 #define DEPTH_S    0.010
 #define PIECE_S    0.005
 #define PIECE_MIN  16384.0
-/* What TCP, IP and the link add to our bytes: 0.1 % in the large segments of a virtual link, 4.6 % in
- * frames of 1500 bytes. In between, so that either is met within 3 %. */
+/* What TCP, IP and the link add to our bytes: 0.1 % in the large segments of a virtual link, 4.6 %
+ * in frames of 1500 bytes. In between, so that either is met within 3 %. */
 #define HEADERS    1.02
 
 void pace_init(struct pace *p, uint64_t rate)
@@ -70,12 +70,13 @@ static void sleep_on(struct pace *p)
 	pthread_cond_timedwait(&p->change, &p->lock, &t);
 }
 
-size_t pace_take(struct pace *p, size_t want)
+size_t pace_take(struct pace *p, size_t want, bool *waited)
 {
 	pthread_mutex_lock(&p->lock);
 	if (p->rate)
 		fill(p);
 	while (!p->stop && p->rate && p->tokens < 0) {
+		*waited = true;
 		sleep_on(p);
 		fill(p);
 	}

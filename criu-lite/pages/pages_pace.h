@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The bandwidth limit: one token bucket for all connections. It fills while nobody sends, up to 10 ms
- * worth: that makes up for late wakeups and for the time a frame takes to be read and compressed,
- * and is too little to be seen over a second. Senders may overdraw it by one piece each.
+ * The bandwidth limit: one token bucket for all connections. It fills while nobody sends, up to 10
+ * ms worth: that makes up for late wakeups and for the time a frame takes to be read and
+ * compressed, and is too little to be seen over a second. Senders may overdraw it by one piece
+ * each.
  */
 #pragma once
 
@@ -27,5 +28,6 @@ void pace_set(struct pace *p, uint64_t rate);
 /* Nobody waits any more, now or later. */
 void pace_stop(struct pace *p);
 
-/* Waits until something may be sent. Returns how much of `want` bytes; 0: stopped. */
-size_t pace_take(struct pace *p, size_t want);
+/* Waits until something may be sent. Returns how much of `want` bytes; 0: stopped. *waited: it had
+ * to wait (else unchanged). */
+size_t pace_take(struct pace *p, size_t want, bool *waited);

@@ -283,8 +283,8 @@ static int read_frame(struct conn *c, struct err *e)
 	return ret < 0 ? ret : 1;
 }
 
-/* Cumulative, so one answer serves many small frames; at once when the source has paused. The source
- * measures by what is placed: so not later than after ACK_BYTES. */
+/* Cumulative, so one answer serves many small frames; at once when the source has paused. The
+ * source measures by what is placed: so not later than after ACK_BYTES. */
 static int acknowledge(struct conn *c, struct err *e)
 {
 	struct pollfd p = { .fd = c->fd, .events = POLLIN };

@@ -96,8 +96,8 @@ struct same_hash same_hash_zero(const struct same *s) { return s->zero; }
 /* Where the chunk stands, or the empty slot where it would. */
 static uint32_t *find_slot(const struct same *s, int kind, uint32_t id, uint64_t start)
 {
-	const struct { uint64_t start, space; } key = { start, (uint64_t)id << 32 | (uint32_t)kind };
-	uint32_t mask = s->slots - 1, i = (uint32_t)XXH3_64bits(&key, sizeof(key)) & mask;
+	const uint64_t key[2] = { start, (uint64_t)id << 32 | (uint32_t)kind };
+	uint32_t mask = s->slots - 1, i = (uint32_t)XXH3_64bits(key, sizeof(key)) & mask;
 
 	for (;; i = (i + 1) & mask) {
 		if (s->slot[i] == NONE)

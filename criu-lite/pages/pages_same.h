@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the target holds of pages that were sent again: a 128-bit hash of each, so that a page that was
- * written and yet is the same needs not be sent a third time; and the contents of the hottest, so that
- * only what changed in them needs to be sent. The hash is keyed by random numbers of this process:
- * nobody who feeds data to a guest can make two pages that collide.
+ * What the target holds of pages that were sent again: a 128-bit hash of each, so that a page that
+ * was written and yet is the same needs not be sent a third time; and the contents of the hottest,
+ * so that only what changed in them needs to be sent. The hash is keyed by random numbers of this
+ * process: nobody who feeds data to a guest can make two pages that collide.
  *
- * Hashes are kept in chunks of 64 neighbours (256 KiB of guest, 1.3 KiB here), at most SAME_CHUNKS of
- * them: 61 MiB, for 12 GiB of memory that is written again and again. Contents: at most SAME_COPIES
- * pages, 64 MiB. What does not fit is sent in full. All functions may be called from any thread, but
- * for one page by one thread at a time.
+ * Hashes are kept in chunks of 64 neighbours (256 KiB of guest, 1.3 KiB here), at most SAME_CHUNKS
+ * of them: 61 MiB, for 12 GiB of memory that is written again and again. Contents: at most
+ * SAME_COPIES pages, 64 MiB. What does not fit is sent in full. All functions may be called from
+ * any thread, but for one page by one thread at a time.
  */
 #pragma once
 
@@ -37,8 +37,8 @@ struct same_page {
 	bool keep;                   /* a copy is of use */
 	/* out: */
 	bool same;                   /* the target holds it as it is */
-	uint8_t *copy;               /* to be filled with the page that is sent now; NULL: no room. */
-	bool valid;                  /* until then it is what the target holds */
+	uint8_t *copy;               /* to be filled with the page; NULL: no room */
+	bool valid;                  /* until then the copy is what the target holds */
 };
 
 /* n pages of one space: looks whether the target holds them, and from now on it does. */

@@ -274,8 +274,8 @@ void pages_sender_cancel(struct pages_sender *s, const struct err *why)
 
 /* ---- pages ---- */
 
-void pages_sender_forget(struct pages_sender *s, const struct pages_space *of, const struct prange *r,
-			 size_t n)
+void pages_sender_forget(struct pages_sender *s, const struct pages_space *of,
+			 const struct prange *r, size_t n)
 {
 	static const struct prange all = { 0, UINT64_MAX & ~(PAGE_SIZE - 1) };
 

@@ -48,8 +48,8 @@ struct pages_stats {
 	uint64_t delta_pages;        /* those sent as the difference to what the target holds */
 	uint64_t bytes_raw;          /* of pages that are sent and not zero, before compression */
 	uint64_t bytes_wire, frames;
-	uint64_t bytes_placed;       /* guest memory, with zero pages, placed as the target says; after
-	                                a flush: (pages - same_pages) * PAGE_SIZE */
+	uint64_t bytes_placed;       /* guest memory, with zero pages, placed as the target says;
+	                                after a flush: (pages - same_pages) * PAGE_SIZE */
 	uint64_t skipped;            /* pages that had gone (live) */
 	uint64_t ns;                 /* from first send to last ack */
 	uint64_t queue_bytes;        /* guest memory that no connection has begun with yet */
@@ -74,21 +74,21 @@ int pages_sender_add(struct pages_sender *s, int data_fd, struct err *e);
 void pages_sender_use(struct pages_sender *s, size_t n);
 size_t pages_sender_conns(struct pages_sender *s);   /* how many there are */
 
-/* Other method, level, bandwidth. From any thread, at any time. Bandwidth counts at once, also for who
- * waits for the old one; method and level from the next frame on. */
+/* Other method, level, bandwidth. From any thread, at any time. Bandwidth counts at once, also for
+ * who waits for the old one; method and level from the next frame on. */
 void pages_sender_set(struct pages_sender *s, const struct pages_opts *o);
 
-/* Running totals since the beginning (pages_flush() gives those of a round). From any thread, at any
- * time; cheap. */
+/* Running totals since the beginning (pages_flush() gives those of a round). From any thread, at
+ * any time; cheap. */
 void pages_sender_sample(struct pages_sender *s, struct pages_stats *out);
 
-/* With pages_opts.same: what the target holds in these ranges is void (scan.reset: it was told to drop
- * them; a mapping that it makes anew); r NULL: in the whole space (it is new, also under an old id;
- * exec). To be called in each round before pages_send(). `fresh` in pages_send() forgets the whole
- * space by itself, but nobody calls that for a space without pages. Forgetting too much costs only a
- * page on the wire. */
-void pages_sender_forget(struct pages_sender *s, const struct pages_space *of, const struct prange *r,
-			 size_t n);
+/* With pages_opts.same: what the target holds in these ranges is void (scan.reset: it was told to
+ * drop them; a mapping that it makes anew); r NULL: in the whole space (it is new, also under an
+ * old id; exec). To be called in each round before pages_send(). `fresh` in pages_send() forgets
+ * the whole space by itself, but nobody calls that for a space without pages. Forgetting too much
+ * costs only a page on the wire. */
+void pages_sender_forget(struct pages_sender *s, const struct pages_space *of,
+			 const struct prange *r, size_t n);
 
 /* Queues ranges. `fresh`: the receiver most likely holds nothing there: it looks whether zero pages
  * are zero already instead of writing them (a hint: a wrong one costs only time). `live`: pages

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 
 #include "io.h"
 #include "pages_send_int.h"
@@ -86,13 +88,23 @@ static int last_words(struct conn *c, int code, struct err *e)
 
 /* ---- one frame ---- */
 
-/* In the pieces that the bandwidth limit allows. */
-static int put_frame(struct conn *c, const uint8_t *payload, struct err *e)
+/* Is there something that the kernel has not sent yet? */
+static bool has_backlog(const struct conn *c)
+{
+	int n = 0;
+
+	return ioctl(c->fd, SIOCOUTQNSD, &n) == 0 && n > 0;
+}
+
+/* In the pieces that the bandwidth limit allows. *busy: the line was not idle until now. */
+static int put_frame(struct conn *c, const uint8_t *payload, bool *busy, struct err *e)
 {
 	size_t head = frame_size(&c->frame.head), all = head + c->frame.head.payload;
 
+	*busy = has_backlog(c);
 	for (size_t done = 0; done < all;) {
-		size_t n = pace_take(&c->s->pace, all - done);
+		bool ignored;
+		size_t n = pace_take(&c->s->pace, all - done, done ? &ignored : busy);
 		size_t from_head = done < head ? head - done : 0;
 
 		if (!n)
@@ -122,11 +134,14 @@ static int send_frame(struct conn *c, uint64_t began, struct err *e)
 	h->payload = (uint32_t)(n ? n : raw);
 	frame_seal(&c->frame, payload);
 	uint64_t before = io_now_ns();
-	int ret = put_frame(c, payload, e);
+	struct comp_frame f = { .raw = raw, .wire = h->payload };
+	int ret = put_frame(c, payload, &f.busy, e);
 	uint64_t now = io_now_ns();
 
+	f.ns = now - began;
+	f.wait = now - before;
 	if (ret == 0 && raw && c->opts.method == COMP_AUTO)
-		comp_note(&c->comp, now - began, now - before, raw, h->payload, now);
+		comp_note(&c->comp, &f, now);
 	return ret;
 }
 

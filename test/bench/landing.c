@@ -5,12 +5,14 @@
  * the least that could do it: a loop of send() and a loop of recv() into fresh memory. Prints both
  * and their ratio, which is what counts: absolute figures are the machine's.
  *
- *   landing [-m MIB] [-c CONNECTIONS] [-r ROUNDS] [-l] [-z METHOD] [-t MIBS] [-b MIBS] [-p] [-x RATIO]
+ *   landing [-m MIB] [-c CONNECTIONS] [-r ROUNDS] [-l] [-z METHOD] [-t MIBS] [-b MIBS] [-p]
+ *           [-x RATIO]
  *
- * The link is a veth pair between two network namespaces (root), with -l the loopback; -t limits it
- * (tbf). -z: memory is like a heap, and sent with this method: none, auto, or a level of zstd. -b: the
- * sender's own bandwidth limit; what passes the veth is then shown by its counters, also for the
- * slowest and the fastest second. -p: only pages, no plain loop. -x: exit 1 if the ratio is higher.
+ * The link is a veth pair between two network namespaces (root), with -l the loopback; -t limits
+ * it (tbf). -z: memory is like a heap, and sent with this method: none, auto, or a level of zstd.
+ * -b: the sender's own bandwidth limit; what passes the veth is then shown by its counters, also
+ * for the slowest and the fastest second. -p: only pages, no plain loop. -x: exit 1 if the ratio
+ * is higher.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -329,7 +331,9 @@ static void *meter_run(void *arg)
 
 static double meter_rate(const struct meter *m, size_t from, size_t to)
 {
-	return (double)(m->bytes[to] - m->bytes[from]) * 1e9 / (double)(m->ns[to] - m->ns[from]) / MIB;
+	double seconds = (double)(m->ns[to] - m->ns[from]) / 1e9;
+
+	return (double)(m->bytes[to] - m->bytes[from]) / seconds / MIB;
 }
 
 /* The first and the last moments are not whole. */
@@ -441,8 +445,8 @@ static double median(double *v, size_t n)
 
 static void usage(void)
 {
-	fputs("landing [-m MIB] [-c CONNECTIONS] [-r ROUNDS] [-l] [-z none|auto|LEVEL] [-t MIBS] [-b MIBS] "
-	      "[-p] [-x RATIO]\n", stderr);
+	fputs("landing [-m MIB] [-c CONNECTIONS] [-r ROUNDS] [-l] [-z none|auto|LEVEL] [-t MIBS] "
+	      "[-b MIBS] [-p] [-x RATIO]\n", stderr);
 	exit(2);
 }
 
@@ -473,7 +477,9 @@ static struct bench parse(int argc, char **argv)
 		default: usage();
 		}
 	}
-	if (!b.bytes || (b.loopback && (b.tbf || b.opts.bandwidth)) || b.conns < 1 || b.conns > 16 || b.rounds < 1 || b.rounds > ROUNDS_MAX)
+	if (b.loopback && (b.tbf || b.opts.bandwidth))
+		usage();
+	if (!b.bytes || b.conns < 1 || b.conns > 16 || b.rounds < 1 || b.rounds > ROUNDS_MAX)
 		usage();
 	return b;
 }

@@ -203,8 +203,8 @@ static void test_same_not(void **state)
 static void test_same_gone(void **state)
 {
 	struct pages_opts o = { .method = COMP_NONE, .same = true };
-	uint8_t *area = mmap(NULL, 8 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			     -1, 0), got[PAGE_SIZE];
+	uint8_t *area = mmap(NULL, 8 * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), got[PAGE_SIZE];
 	struct prange r = { (uint64_t)area, (uint64_t)area + 8 * PAGE_SIZE };
 	struct pages_stats st;
 	struct err e = ERR_INIT;

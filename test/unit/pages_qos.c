@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Parts of the sender by themselves: the token bucket, what the target holds, the choice of a level. */
+/* Parts of the sender by themselves: the token bucket, what the target holds, the choice of a
+ * level. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,9 +25,10 @@
 static uint64_t take_all(struct pace *p, size_t bytes)
 {
 	uint64_t began = io_now_ns();
+	bool waited = false;
 
 	for (size_t done = 0; done < bytes;) {
-		size_t n = pace_take(p, bytes - done);
+		size_t n = pace_take(p, bytes - done, &waited);
 
 		assert_true(n > 0 && n <= bytes - done);
 		done += n;
@@ -39,9 +41,12 @@ static void test_pace(void **state)
 	struct pace p;
 
 	pace_init(&p, 0);
-	assert_int_equal(pace_take(&p, 100 * MIB), 100 * MIB);
+	bool waited = false;
+	assert_int_equal(pace_take(&p, 100 * MIB, &waited), 100 * MIB);
+	assert_false(waited);
 	pace_set(&p, 20 * MIB);
-	/* 4 MiB take 0.2 s, but for the bucket and the last piece; how much longer is the machine's. */
+	/* 4 MiB take 0.2 s, but for the bucket and the last piece; how much longer is the
+	 * machine's. */
 	assert_true(take_all(&p, 4 * MIB) > 180000000u);
 	/* An hour of pause is not made up for: the bucket holds 10 ms. */
 	usleep(200000);
@@ -58,8 +63,10 @@ static void *take_two(void *arg)
 {
 	struct taker *t = arg;
 
-	pace_take(&t->pace, MIB);
-	t->got = pace_take(&t->pace, MIB);
+	bool waited = false;
+
+	pace_take(&t->pace, MIB, &waited);
+	t->got = pace_take(&t->pace, MIB, &waited);
 	return NULL;
 }
 
@@ -116,7 +123,8 @@ static void test_same(void **state)
 	same_free(s);
 }
 
-/* Ranges against chunks: before, at, across and over their ends; exactly those pages are forgotten. */
+/* Ranges against chunks: before, at, across and over their ends; exactly those pages are
+ * forgotten. */
 static void test_forget(void **state)
 {
 	static const struct prange r[] = {
@@ -250,8 +258,9 @@ static double play(struct comp *c, const struct world *w, uint64_t *now, double 
 
 		*now += (uint64_t)all;
 		c->packed = (uint64_t)(w->pack[i] * (double)raw);
-		comp_note(c, (uint64_t)all, (uint64_t)(all - work), raw,
-			  (size_t)(w->size[i] * (double)raw), *now);
+		comp_note(c, &(struct comp_frame){
+			.ns = (uint64_t)all, .wait = (uint64_t)(all - work), .busy = all > work,
+			.raw = raw, .wire = (size_t)(w->size[i] * (double)raw) }, *now);
 		if (*now > half) {
 			ns += all;
 			bytes += (double)raw;
@@ -316,7 +325,8 @@ static void test_auto_follows(void **state)
 static void test_pack(void **state)
 {
 	static uint8_t raw[MIB], out[MIB], back[MIB];
-	struct pages_opts none = { .method = COMP_NONE }, three = { .method = COMP_ZSTD, .level = 3 },
+	struct pages_opts none = { .method = COMP_NONE },
+			  three = { .method = COMP_ZSTD, .level = 3 },
 			  automatic = { .method = COMP_AUTO };
 	struct err e = ERR_INIT;
 	struct comp c;
