@@ -41,7 +41,7 @@ void flow_net_sweep(void)
 
 static void net_free(struct flow_net *fn)
 {
-	net_announcer_cancel(fn->announcer);
+	net_announcer_free(fn->announcer);
 	net_catch_free(fn->kept);
 	net_nl_close(&fn->rt);
 	vec_each(&fn->addrs, a)
@@ -245,10 +245,8 @@ int flow_net_open(struct flow_net *fn, struct err *e)
 		return 0;
 	int ret = net_lock_open(fn->lock, e);
 
-	if (ret == 0) {
+	if (ret == 0)
 		net_announcer_go(fn->announcer);
-		fn->announcer = NULL;
-	}
 	return ret;
 }
 
@@ -283,12 +281,11 @@ void flow_net_provoke(struct flow_net *fn, const struct net_conn *conns, size_t 
 /* Neighbours may have asked while the target had them. */
 static void announce_back(struct flow_net *fn)
 {
-	struct net_announcer *a;
 	struct err why = ERR_INIT;
 
-	if (net_announcer_new(&a, fn->netns, fn->addrs.at, fn->addrs.n, &why) < 0)
+	if (net_announcer_new(&fn->announcer, fn->netns, fn->addrs.at, fn->addrs.n, &why) < 0)
 		log_warn("%s", why.text);
-	net_announcer_go(a);
+	net_announcer_go(fn->announcer);
 }
 
 static int move_back(struct flow_net *fn, struct err *e)

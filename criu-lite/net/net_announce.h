@@ -3,8 +3,8 @@
  * Tells neighbours and switches where addresses are now: gratuitous ARP (as request and as reply) and
  * unsolicited neighbour advertisements; at once, then after 50, 150, 250 and 350 ms more, as QEMU does.
  *
- * A small process made before the switch waits for the word and does it: saying the word takes as long
- * as writing a byte, and what is left of the rounds does not keep the caller from ending.
+ * All is made ready before the switch. The first round takes as long as sending two frames for each
+ * address; a small process does the others, which do not keep the caller from ending.
  */
 #pragma once
 
@@ -22,7 +22,8 @@ struct net_announcer;
  * tunnels) are left out. */
 int net_announcer_new(struct net_announcer **a, int netns, const struct net_addr *addrs, size_t n,
 		      struct err *e);
-/* The addresses are here now. Frees it. NULL is fine. */
+/* The addresses are here now. NULL is fine. */
 void net_announcer_go(struct net_announcer *a);
-/* They will not come. Frees it. NULL is fine. */
-void net_announcer_cancel(struct net_announcer *a);
+/* Without the word before, they will not come. Closing packet sockets takes the kernel some 10 ms: not
+ * in the switch. NULL is fine. */
+void net_announcer_free(struct net_announcer *a);

@@ -350,10 +350,14 @@ static void test_announce(void **state)
 	free(lab_run(&lab, LAB_PEER, "ip neigh show 10.9.0.88 | grep %s && ip neigh show fd09::88 | grep %s", mac, mac));
 	/* no neighbours there, nobody to tell; and an end without the word */
 	ok(net_addr_parse(&none, "127.0.0.2/8@lo", &e));
+	net_announcer_free(n);
 	ok(net_announcer_new(&n, -1, &none, 1, &e));
 	net_announcer_go(n);
+	net_announcer_free(n);
 	ok(net_announcer_new(&n, -1, a, 2, &e));
-	net_announcer_cancel(n);
+	net_announcer_free(n);
+	net_announcer_go(NULL);
+	net_announcer_free(NULL);
 	for (int i = 0; i < 2; i++)
 		net_addr_free(&a[i]);
 	close(seen);
