@@ -89,11 +89,12 @@ static bool just_now(const struct timespec *t)
 	return (now.tv_sec - t->tv_sec) * 1000000000ll + now.tv_nsec - t->tv_nsec < TIME_GRAIN_NS;
 }
 
-static bool writable_by_fd(const struct shm_object *o)
+/* Anonymous memory has no descriptor but MADV_REMOVE; F_SEAL_WRITE is against both. */
+static bool sealed(const struct shm_object *o)
 {
-	int seals = o->memfd ? fcntl(o->fd, F_GET_SEALS) : F_SEAL_WRITE;
+	int seals = o->memfd ? fcntl(o->fd, F_GET_SEALS) : -1;
 
-	return seals < 0 || !(seals & F_SEAL_WRITE);
+	return seals >= 0 && seals & F_SEAL_WRITE;
 }
 
 /* Hashes the pages of `r`; those whose hash is another than before go to `changed` (if wanted). */
@@ -199,7 +200,7 @@ static void judge(struct shm_track *t, const struct shm_look *l, const struct st
 
 	f->intact = l->last ? tripwire_stands(&t->wire) : tripwire_intact(&t->wire);
 	f->verify = moved && by_children(t, l, st);
-	f->verify |= works ? !f->intact : moved && writable_by_fd(l->object);
+	f->verify |= works ? !f->intact : moved && !sealed(l->object);
 	prange_or(l->written, l->unsure, &f->stored);
 }
 

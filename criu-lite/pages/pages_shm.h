@@ -11,7 +11,7 @@
  *                  inode's times moved and such a process may have had a mapping
  *
  * Where the tripwire does not work (no capability to set it, no attributes in tmpfs), pages are
- * compared whenever the inode's times moved and a descriptor can write.
+ * compared whenever the inode's times moved, as they do by stores, too.
  */
 #pragma once
 
