@@ -11,6 +11,7 @@
 #include "flow.h"
 #include "flow_guest.h"
 #include "flow_host.h"
+#include "flow_links.h"
 #include "img_dir.h"
 #include "inventory.pb-c.h"
 #include "io.h"
@@ -21,6 +22,7 @@
 struct dump {
 	const struct flow_opts *o;
 	struct guest guest;
+	struct links links;
 	int dir;
 	int parent;                  /* -1: none */
 	char parent_cookie[64];
@@ -82,6 +84,7 @@ static int begin(struct dump *d, const struct flow_opts *o, struct err *e)
 		return ret;
 	if ((d->dir = open_dir(o->images_dir, e)) < 0)
 		return d->dir;
+	flow_net_sweep();
 	if ((ret = guest_open(&d->guest, o, e)) < 0)
 		return ret;
 	/* from here on the directory is ours: whoever reads it must not take an old dump for this one */
@@ -92,6 +95,7 @@ static int begin(struct dump *d, const struct flow_opts *o, struct err *e)
 
 static void end(struct dump *d)
 {
+	links_end(&d->links);
 	if (d->guest.kinds)
 		guest_close(&d->guest);
 	if (d->dir >= 0)
@@ -189,13 +193,38 @@ static int save(struct dump *d, struct img_set *set, struct err *e)
 
 /* ---- dump ---- */
 
+/* Restored, the guest's connections are to go on: until then nobody may answer for them. */
+static bool keeps_lock(const struct dump *d)
+{
+	return d->links.net && !d->o->leave_running && !d->o->leave_stopped;
+}
+
+static int note_lock(struct dump *d, struct img_set *set, struct err *e)
+{
+	_cleanup_msg_ InventoryEntry *in = NULL;
+	int ret;
+
+	if (!keeps_lock(d))
+		return 0;
+	if ((ret = img_get(set, IMG_INVENTORY, 0, 0, &in, e)) < 0)
+		return ret;
+	free(in->cl_net_lock);
+	in->cl_net_lock = xstrdup(flow_net_id(d->links.net));
+	img_drop(set, IMG_INVENTORY, 0);
+	img_put(set, IMG_INVENTORY, 0, &in->base);
+	return 0;
+}
+
 static int dump_frozen(struct dump *d, struct err *e)
 {
 	struct img_set *set = img_set_new();
 	guest_pages_vec pages = { 0 };
 	uint64_t before = io_now_ns();
+	pid_t root = d->guest.tree.task.at[0]->pid;
 	int ret = claim(d, e);
 
+	if (ret == 0)
+		ret = links_close(&d->links, &d->guest, e);
 	if (ret == 0)
 		ret = guest_capture(&d->guest, set, &pages, e);
 	d->stats.memdump_time = (uint32_t)((io_now_ns() - before) / 1000);
@@ -203,10 +232,21 @@ static int dump_frozen(struct dump *d, struct err *e)
 		ret = write_pages(d, &pages, false, e);
 	d->stats.frozen_time = (uint32_t)((io_now_ns() - d->frozen_at) / 1000);
 	if (ret == 0)
+		ret = note_lock(d, set, e);
+	if (ret == 0)
 		ret = save(d, set, e);
+	if (ret == 0)
+		ret = links_script(&d->links, "post-dump", root, e);
 	guest_pages_free(&pages);
 	img_set_free(set);
 	return ret;
+}
+
+/* Its connections go on here, if it does. */
+static void stay(struct dump *d)
+{
+	kind_dump_undo(d->guest.kinds);
+	links_undo(&d->links, d->guest.tree.task.at[0]->pid);
 }
 
 /* The dump is complete: what becomes of the guest? */
@@ -215,9 +255,14 @@ static void let_go(struct dump *d)
 	struct guest *g = &d->guest;
 
 	if (!d->o->leave_running && !d->o->leave_stopped) {
+		struct err why = ERR_INIT;
+
 		guest_kill(g);
+		if (flow_net_keep(steal_ptr(d->links.net), &why) < 0)
+			log_warn("%s", why.text);
 		return;
 	}
+	stay(d);
 	if (d->o->leave_stopped)
 		vec_each(&g->tree.task, t)
 			if ((*t)->remote)
@@ -229,18 +274,27 @@ int flow_dump(const struct flow_opts *o, struct err *e)
 {
 	struct dump d;
 	uint64_t start = io_now_ns();
+	char id[40];
 	int ret = begin(&d, o, e);
 
+	/* a new name for each dump: a lock that was kept is lifted by the restore of its own */
+	snprintf(id, sizeof(id), "dump-%d-%lx", o->pid, (unsigned long)start);
+	if (ret == 0)
+		ret = links_source(&d.links, o, id, NULL, -1, e);
+	if (ret == 0)
+		links_close_listeners(&d.links, &d.guest);
 	if (ret == 0)
 		ret = guest_freeze(&d.guest, e);
 	if (ret == 0) {
 		d.frozen_at = io_now_ns();
 		d.stats.freezing_time = (uint32_t)((d.frozen_at - start) / 1000);
 		ret = dump_frozen(&d, e);
-		if (ret == 0)
+		if (ret == 0) {
 			let_go(&d);
-		else
+		} else {
+			stay(&d);
 			guest_thaw(&d.guest);
+		}
 	}
 	end(&d);
 	return ret;

@@ -54,8 +54,16 @@ static int ask_target(struct migration *m, struct err *e)
 		p.ext_unix_sk = m->o->kinds.ext_unix_sk;
 		p.tcp_close = m->o->kinds.tcp_close;
 		p.file_locks = m->o->kinds.file_locks;
+		p.has_tcp_established = p.has_skip_in_flight = true;
+		p.tcp_established = m->o->kinds.tcp_established;
+		p.skip_in_flight = m->o->kinds.skip_in_flight;
+		p.address = flow_net_addresses(m->links.net, &p.n_address);
+		p.id = m->watch.live.id;
 		m->report.total_bytes = p.memory;
 		ret = stream_send(m->control, STREAM_PREFLIGHT, &p, e);
+		for (size_t i = 0; i < p.n_address; i++)
+			free(p.address[i]);
+		free(p.address);
 	}
 	img_set_free(set);
 	if (ret == 0)
@@ -219,8 +227,6 @@ static int begin_watch(struct migration *m, struct err *e)
 	struct flow_live *l = &m->watch.live;
 	struct task *root = m->guest.tree.task.at[0];
 
-	for (size_t i = 0; i < sizeof(m->id.at); i++)
-		snprintf(l->id + 2 * i, 3, "%02x", m->id.at[i]);
 	snprintf(l->guest, sizeof(l->guest), "%s", root->comm);
 	snprintf(l->target, sizeof(l->target), "%s", m->o->where);
 	l->pid = root->pid;
@@ -243,14 +249,20 @@ static int begin(struct migration *m, const struct flow_opts *o, struct err *e)
 	m->report.start_ns = io_now_ns();
 	if (getrandom(&m->id, sizeof(m->id), 0) != sizeof(m->id))
 		return err_set(e, errno, "getrandom");
-	if ((ret = flow_need_root(e)) < 0 || (ret = tracker_probe(&k, e)) < 0 ||
+	for (size_t i = 0; i < sizeof(m->id.at); i++)
+		snprintf(m->watch.live.id + 2 * i, 3, "%02x", m->id.at[i]);
+	if ((ret = flow_need_root(e)) < 0)
+		return ret;
+	flow_net_sweep();
+	if ((ret = tracker_probe(&k, e)) < 0 ||
 	    (ret = guest_open(&m->guest, o, e)) < 0)
 		return ret;
 	m->guest.tracker = k;
 	m->throttle = throttle_new(o->pid, &m->guest.guard);
 	if ((ret = wire_connect(o->where, WIRE_CONTROL, &m->id, &m->control, e)) < 0)
 		return ret;
-	if ((ret = ask_target(m, e)) < 0 || (ret = connect_data(m, e)) < 0)
+	if ((ret = links_source(&m->links, o, m->watch.live.id, o->where, m->control, e)) < 0 ||
+	    (ret = ask_target(m, e)) < 0 || (ret = connect_data(m, e)) < 0)
 		return ret;
 	m->phase = "setup";
 	converge_begin(&m->converge, m->report.total_bytes, io_now_ns());
@@ -267,6 +279,7 @@ static void end(struct migration *m)
 		close(m->control);
 	if (m->guest.kinds)
 		guest_close(&m->guest);
+	links_end(&m->links);
 	round_forget(m);
 	buf_free(&m->last_state);
 	flow_report_free(&m->report);
@@ -332,6 +345,8 @@ static int commit(struct migration *m, struct err *e)
 		ret = migration_wanted(m, e);
 	m->cancelable = false;
 	pthread_mutex_unlock(&m->watch.live.lock);
+	if (ret == 0)
+		ret = links_take(&m->links, m->guest.tree.task.at[0]->pid, e);
 	if (ret < 0)
 		return -EREMOTEIO; /* nothing was said yet */
 	if ((ret = stream_send(m->control, STREAM_GO, &go, e)) == 0)
@@ -367,6 +382,30 @@ static void hurry(struct migration *m, bool on)
 	flow_hurry(on);
 }
 
+/* The guest goes on here, with its connections. */
+static void stay(struct migration *m)
+{
+	kind_dump_undo(m->guest.kinds);
+	links_undo(&m->links, m->guest.tree.task.at[0]->pid);
+	guest_thaw(&m->guest);
+}
+
+/* What its peers have sent here while it stood still. */
+static void tell_caught(struct migration *m)
+{
+	StreamCaught c = STREAM_CAUGHT__INIT;
+	_cleanup_(buf_free) struct buf packets = { 0 };
+	struct err why = ERR_INIT;
+
+	if (!m->links.net)
+		return;
+	if (flow_net_caught(m->links.net, &packets, &why) < 0)
+		log_info("%s", why.text);
+	c.packets = (ProtobufCBinaryData){ packets.n, packets.at };
+	if (stream_send(m->control, STREAM_CAUGHT, &c, &why) < 0)
+		log_info("%s", why.text);
+}
+
 /* -EAGAIN: it runs again, as too much was left. */
 static int switch_over(struct migration *m, bool final, struct err *e)
 {
@@ -378,10 +417,12 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 	hurry(m, true);
 	throttle_pause(m->throttle);
 	flow_report_freeze(&m->report);
+	links_close_listeners(&m->links, &m->guest);
 	ret = guest_freeze(&m->guest, e);
 	flow_report_mark(&m->report, "stop");
-	if (ret == 0 && (ret = prepare(m, final, e)) < 0)
-		guest_thaw(&m->guest);
+	if (ret == 0 && ((ret = links_close(&m->links, &m->guest, e)) < 0 ||
+			 (ret = prepare(m, final, e)) < 0))
+		stay(m);
 	if (ret < 0) {
 		throttle_resume(m->throttle);
 		if (ret == -EAGAIN)
@@ -396,13 +437,14 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 	if (ret == 0) {
 		flow_guard_over(&m->guest.guard, &m->guest.tree);
 		guest_kill(&m->guest);
+		tell_caught(m);
 		round_count(m, m->last_dirty, &m->last_stats, m->last_stats.ns);
 		return 0;
 	}
 	if (ret != -EREMOTEIO)
 		return undecided(m, e);
 	guest_unpin(&m->guest); /* the target itself says that it does not run there */
-	guest_thaw(&m->guest);
+	stay(m);
 	return ret;
 }
 

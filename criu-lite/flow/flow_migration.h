@@ -4,6 +4,7 @@
 
 #include "flow_converge.h"
 #include "flow_guest.h"
+#include "flow_links.h"
 #include "flow_report.h"
 #include "flow_throttle.h"
 #include "flow_watch.h"
@@ -24,6 +25,7 @@ struct migration {
 	struct guest guest;
 	struct wire_id id;
 	int control;
+	struct links links;
 	struct pages_sender *sender;
 	struct buf last_state;          /* skeleton as the target has it */
 	struct flow_report report;

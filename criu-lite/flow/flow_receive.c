@@ -11,6 +11,7 @@
 #include "flow.h"
 #include "flow_host.h"
 #include "flow_landing.h"
+#include "flow_links.h"
 #include "flow_stream.h"
 #include "io.h"
 #include "log.h"
@@ -23,7 +24,9 @@ struct arrival {
 	struct wire_listener *listener;
 	struct wire_peer peer;       /* control */
 	struct landing landing;
+	struct links links;
 	struct pages_receiver *pages;
+	bool running;
 	char guest[64];
 	pid_t pid;
 };
@@ -75,12 +78,17 @@ static int preflight(struct arrival *a, struct err *e)
 	k.ext_unix_sk |= p->ext_unix_sk;
 	k.tcp_close |= p->tcp_close;
 	k.file_locks |= p->file_locks;
+	k.tcp_established |= p->tcp_established;
+	k.skip_in_flight |= p->skip_in_flight;
 	landing_begin(&a->landing, a->o, &k, 0);
 	ret = img_set_decode(&set, p->state.data, p->state.len, &wrong);
 	if (ret == 0)
 		ret = check_memory(p->memory, &wrong);
 	if (ret == 0)
 		ret = landing_check(&a->landing, set, &wrong);
+	if (ret == 0)
+		ret = links_target(&a->links, a->o, k.tcp_established, p->id ? p->id : "", a->peer.name,
+				   p->address, p->n_address, &wrong);
 	if (set)
 		vec_push(&a->landing.old, set);
 	if (ret < 0) {
@@ -228,12 +236,29 @@ static int rounds(struct arrival *a, struct err *e)
 
 /* ---- the switch ---- */
 
+/* It runs: what its peers need to know, and what they have said. */
+static void after(struct arrival *a)
+{
+	_cleanup_msg_ StreamCaught *c = NULL;
+	struct err why = ERR_INIT;
+
+	links_running(&a->links, landing_pid(&a->landing));
+	if (!a->links.net)
+		return;
+	if (stream_recv(a->peer.fd, STREAM_CAUGHT, &c, HELLO_MS, &why) < 0)
+		log_info("what came during the switch is lost: %s", why.text);
+	else
+		flow_net_replay(a->links.net, c->packets.data, c->packets.len);
+}
+
 static int switch_over(struct arrival *a, struct err *e)
 {
 	_cleanup_msg_ StreamSign *seal = NULL, *go = NULL;
 	uint64_t since = io_now_ns(), filled;
-	int ret = landing_fill(&a->landing, e);
+	int ret = links_arrive(&a->links, a->landing.set, e);
 
+	if (ret == 0)
+		ret = landing_fill(&a->landing, e);
 	filled = io_now_ns();
 	if (ret < 0)
 		return answer(a, STREAM_PREPARED, ret, since, e);
@@ -242,14 +267,20 @@ static int switch_over(struct arrival *a, struct err *e)
 	uint64_t sealing = io_now_ns();
 	if ((ret = pages_receiver_error(a->pages, e)) == 0)
 		ret = landing_seal(&a->landing, e);
+	if (ret == 0)
+		ret = links_script(&a->links, "post-restore", landing_pid(&a->landing), e);
 	if ((ret = answer(a, STREAM_PREPARED, ret, since, e)) < 0)
 		return ret;
 	uint64_t sealed = io_now_ns();
 	if ((ret = stream_recv(a->peer.fd, STREAM_GO, &go, -1, e)) < 0)
 		return ret;
 	uint64_t going = io_now_ns();
-	ret = landing_run(&a->landing, e);
+	if ((ret = links_open(&a->links, landing_pid(&a->landing), e)) == 0)
+		ret = landing_run(&a->landing, e);
+	a->running = ret == 0;
 	ret = answer(a, STREAM_RUNNING, ret, since, e);
+	if (a->running)
+		after(a);
 	log_info("switch: fill %.2f, seal %.2f, run %.2f ms", (double)(filled - since) / 1e6,
 		 (double)(sealed - sealing) / 1e6, (double)(io_now_ns() - going) / 1e6);
 	return ret;
@@ -267,6 +298,10 @@ static int serve(struct arrival *a, struct err *e)
 	pages_receiver_free(a->pages);
 	a->pid = landing_pid(&a->landing);
 	landing_end(&a->landing);
+	if (a->running)
+		links_end(&a->links);
+	else if (a->links.o)
+		links_give_up(&a->links, a->pid);
 	close(a->peer.fd);
 	return ret;
 }
@@ -317,6 +352,7 @@ int flow_receive(const struct flow_opts *o, struct err *e)
 	if (ret < 0 || (ret = wire_listener_new(&l, o->where, e)) < 0)
 		return ret;
 	flow_raise_limits();
+	flow_net_sweep();
 	printf("listening on %s\n", o->where);
 	fflush(stdout);
 	for (;;) {

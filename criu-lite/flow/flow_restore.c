@@ -11,6 +11,7 @@
 #include "flow.h"
 #include "flow_host.h"
 #include "flow_landing.h"
+#include "flow_links.h"
 #include "img_dir.h"
 #include "inventory.pb-c.h"
 #include "io.h"
@@ -100,21 +101,59 @@ static int write_pidfile(const struct flow_opts *o, pid_t pid, struct err *e)
 	return io_spill(o->pidfile, text, (size_t)n, e);
 }
 
-static int restore_all(struct landing *l, struct img_set **set, int dir, const struct flow_opts *o,
-		       struct err *e)
+/* The lock that the dump has left on this host, if it was this one. */
+static int lift_kept(const struct img_set *set, struct err *e)
+{
+	_cleanup_msg_ InventoryEntry *in = NULL;
+	int ret = img_get(set, IMG_INVENTORY, 0, 0, &in, e);
+
+	if (ret < 0 || !in->cl_net_lock)
+		return ret;
+	ret = flow_net_lift_kept(in->cl_net_lock, false, e);
+	if (ret != -ENOENT)
+		return ret;
+	err_clear(e);
+	return 0;
+}
+
+static int build(struct landing *l, struct links *links, struct img_set *set, int dir, struct err *e)
 {
 	struct pages_stats sum = { 0 };
 	int ret;
 
-	if ((ret = check_job(*set, o, e)) < 0 || (ret = landing_check(l, *set, e)) < 0 ||
-	    (ret = landing_shape(l, steal_ptr(*set), e)) < 0 || (ret = landing_objects(l, e)) < 0 ||
-	    (ret = load_pages(l, dir, &sum, e)) < 0 || (ret = landing_fill(l, e)) < 0 ||
-	    (ret = landing_seal(l, e)) < 0 ||
-	    (ret = write_pidfile(o, landing_pid(l), e)) < 0)
+	if ((ret = landing_check(l, set, e)) < 0) {
+		img_set_free(set);
 		return ret;
-	ret = landing_run(l, e);
+	}
+	if ((ret = landing_shape(l, set, e)) < 0 || (ret = landing_objects(l, e)) < 0 ||
+	    (ret = load_pages(l, dir, &sum, e)) < 0 || (ret = links_arrive(links, l->set, e)) < 0 ||
+	    (ret = landing_fill(l, e)) < 0 || (ret = landing_seal(l, e)) < 0)
+		return ret;
+	return links_script(links, "post-restore", landing_pid(l), e);
+}
+
+static int restore_all(struct landing *l, struct links *links, struct img_set **set, int dir,
+		       struct err *e)
+{
+	const struct flow_opts *o = l->o;
+	char id[24];
+	pid_t root;
+	int ret;
+
+	snprintf(id, sizeof(id), "restore-%d", getpid());
+	if ((ret = check_job(*set, o, e)) < 0 ||
+	    (ret = links_target(links, o, o->kinds.tcp_established, id, NULL, NULL, 0, e)) < 0 ||
+	    (ret = build(l, links, steal_ptr(*set), dir, e)) < 0 ||
+	    (ret = write_pidfile(o, root = landing_pid(l), e)) < 0)
+		return ret;
+	if ((ret = links_open(links, root, e)) == 0)
+		ret = lift_kept(l->set, e);
+	if (ret == 0)
+		ret = landing_run(l, e);
 	if (ret < 0 && o->pidfile)
 		unlink(o->pidfile);
+	if (ret == 0)
+		links_running(links, root);
 	return ret;
 }
 
@@ -122,6 +161,7 @@ int flow_restore(const struct flow_opts *o, int *status, struct err *e)
 {
 	struct img_set *set = NULL;
 	struct landing l;
+	struct links links = { 0 };
 	_cleanup_close_ int dir = -1;
 	pid_t pid;
 	int ret = flow_need_root(e);
@@ -129,13 +169,18 @@ int flow_restore(const struct flow_opts *o, int *status, struct err *e)
 	if (ret < 0)
 		return ret;
 	flow_raise_limits();
+	flow_net_sweep();
 	landing_begin(&l, o, &o->kinds, o->restore_sibling ? CLONE_PARENT : 0);
 	ret = load(o->images_dir, &dir, &set, e);
 	if (ret == 0)
-		ret = restore_all(&l, &set, dir, o, e);
+		ret = restore_all(&l, &links, &set, dir, e);
 	pid = l.pid;
 	img_set_free(set);
 	landing_end(&l);
+	if (ret == 0)
+		links_end(&links);
+	else if (links.o)
+		links_give_up(&links, pid);
 	*status = 0;
 	if (ret == 0 && !o->restore_detached && !o->restore_sibling)
 		while (waitpid(pid, status, 0) < 0 && errno == EINTR)

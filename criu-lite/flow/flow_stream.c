@@ -21,6 +21,7 @@ static const struct {
 	[STREAM_GO] = { "go", &stream_sign__descriptor },
 	[STREAM_HURRY] = { "hurry", &stream_sign__descriptor },
 	[STREAM_EASE] = { "ease", &stream_sign__descriptor },
+	[STREAM_CAUGHT] = { "packets", &stream_caught__descriptor },
 	[STREAM_MORE] = { "more connections", &stream_more__descriptor },
 };
 #define TYPES (sizeof(types) / sizeof(types[0]))

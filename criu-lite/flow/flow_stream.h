@@ -18,6 +18,7 @@ enum stream_type {
 	STREAM_HURRY,                /* the last round is near */
 	STREAM_EASE,                 /* it is not, after all */
 	STREAM_MORE,                 /* connections */
+	STREAM_CAUGHT,               /* packets for the guest */
 };
 
 int stream_send(int fd, enum stream_type type, const void *msg, struct err *e);

@@ -40,6 +40,7 @@ def clean(b, m):
     hosts.wait_for(lambda: not cgroups(), 10)
   except TimeoutError:
     check(False, "cgroups stay: %s", cgroups())
+  hosts.wait_for(lambda: m.guest.state_of(b.b) is None, 10)
   m.stayed()
 
 
@@ -73,7 +74,7 @@ def killed(way):
     m = throttled(b, *SHARP, "--throttle", way)
     m.proc.send_signal(signal.SIGKILL)
     m.proc.wait(20)
-    hosts.wait_for(lambda: not m.guest.tracer() and m.guest.state_of(b.b) is None, 10)
+    hosts.wait_for(lambda: not m.guest.tracer(), 10)
     clean(b, m)
   test.__name__ = "killed, by " + way
   return test

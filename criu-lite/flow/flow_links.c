@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "flow_links.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "kind_tcp.h"
+#include "log.h"
+
+/* ---- either side ---- */
+
+int links_script(struct links *l, const char *action, pid_t root, struct err *e)
+{
+	struct script_env env = {
+		.image_dir = l->peer[0] ? NULL : l->o->images_dir,
+		.init_pid = root,
+		.peer = l->peer[0] ? l->peer : NULL,
+		.id = l->id[0] ? l->id : NULL,
+		.side = l->is_source ? "source" : "target",
+		.addresses = l->addresses.n ? (char *)l->addresses.at : NULL,
+	};
+
+	return flow_script_run(l->o->action_script, action, &env, e);
+}
+
+/* Where it is too late to fail. */
+static void script_anyway(struct links *l, const char *action, pid_t root)
+{
+	struct err why = ERR_INIT;
+
+	if (links_script(l, action, root, &why) < 0)
+		log_warn("%s", why.text);
+}
+
+static void begin(struct links *l, const struct flow_opts *o, const char *id, const char *peer,
+		  bool is_source)
+{
+	*l = (struct links){ .o = o, .is_source = is_source };
+	snprintf(l->id, sizeof(l->id), "%s", id);
+	snprintf(l->peer, sizeof(l->peer), "%s", peer ? peer : "");
+}
+
+static void note_address(struct links *l, const struct net_addr *a)
+{
+	char text[INET6_ADDRSTRLEN + 4];
+
+	if (l->addresses.n)
+		l->addresses.at[l->addresses.n - 1] = ' '; /* was the end of the string */
+	net_addr_text(a, text);
+	buf_put(&l->addresses, text, strlen(text) + 1);
+}
+
+void links_end(struct links *l)
+{
+	struct err why = ERR_INIT;
+
+	if (flow_net_done(steal_ptr(l->net), &why) < 0)
+		log_warn("%s", why.text);
+	vec_free(&l->conns);
+	buf_free(&l->addresses);
+}
+
+/* ---- source ---- */
+
+static int parse_addresses(struct links *l, net_addr_vec *out, struct err *e)
+{
+	for (unsigned i = 0; i < l->o->n_move_address; i++) {
+		struct net_addr *a = vec_new(out);
+		int ret = net_addr_parse(a, l->o->move_address[i], e);
+
+		if (ret < 0)
+			return err_in(e, "--move-address %s", l->o->move_address[i]);
+		note_address(l, a);
+	}
+	return 0;
+}
+
+int links_source(struct links *l, const struct flow_opts *o, const char *id, const char *where,
+		 int control, struct err *e)
+{
+	net_addr_vec addrs = { 0 };
+	int ret;
+
+	begin(l, o, id, where, true);
+	if ((ret = flow_script_check(o->action_script, e)) == 0)
+		ret = parse_addresses(l, &addrs, e);
+	if (ret == 0 && (o->kinds.tcp_established || addrs.n))
+		ret = flow_net_source(&l->net, id, -1, &addrs, control, e);
+	vec_each(&addrs, a)
+		net_addr_free(a);
+	vec_free(&addrs);
+	if (ret == 0)
+		ret = links_script(l, "pre-dump", o->pid, e);
+	return ret;
+}
+
+static int conns_of(const struct guest *g, net_conn_vec *out, struct err *e)
+{
+	VEC(pid_t) pids = { 0 };
+
+	vec_each(&g->tree.task, t)
+		if ((*t)->state != TASK_DEAD)
+			vec_push(&pids, (*t)->pid);
+	int ret = kind_tcp_conns(pids.at, pids.n, out, e);
+	vec_free(&pids);
+	return ret;
+}
+
+void links_close_listeners(struct links *l, const struct guest *g)
+{
+	net_conn_vec all = { 0 };
+	struct err why = ERR_INIT;
+	size_t n = 0;
+
+	if (!l->net || !l->o->kinds.tcp_established || conns_of(g, &all, &why) < 0)
+		return; /* the frozen guest will show what is wrong */
+	for (size_t i = 0; i < all.n; i++)
+		if (net_conn_is_listener(&all.at[i]))
+			all.at[n++] = all.at[i];
+	if (flow_net_close(l->net, all.at, n, &why) < 0)
+		log_info("%s", why.text);
+	vec_free(&all);
+}
+
+int links_close(struct links *l, const struct guest *g, struct err *e)
+{
+	int ret = 0;
+
+	l->closed = true;
+	l->conns.n = 0;
+	if (l->net && l->o->kinds.tcp_established && (ret = conns_of(g, &l->conns, e)) == 0)
+		ret = flow_net_close(l->net, l->conns.at, l->conns.n, e);
+	return ret < 0 ? ret : links_script(l, "network-lock", g->tree.task.at[0]->pid, e);
+}
+
+int links_take(struct links *l, pid_t root, struct err *e)
+{
+	int ret = links_script(l, "post-dump", root, e);
+
+	if (ret < 0 || (ret = flow_net_take(l->net, e)) < 0)
+		return ret;
+	return flow_net_commit(l->net, e);
+}
+
+void links_undo(struct links *l, pid_t root)
+{
+	struct err why = ERR_INIT;
+
+	if (!l->closed)
+		return;
+	l->closed = false;
+	if (flow_net_undo(l->net, &why) < 0)
+		log_warn("%s", why.text);
+	script_anyway(l, "network-unlock", root);
+}
+
+/* ---- target ---- */
+
+int links_target(struct links *l, const struct flow_opts *o, bool tcp, const char *id, const char *peer,
+		 char *const *addresses, size_t n, struct err *e)
+{
+	int ret;
+
+	begin(l, o, id, peer, false);
+	if ((ret = flow_script_check(o->action_script, e)) < 0)
+		return ret;
+	for (size_t i = 0; i < n; i++) {
+		struct net_addr a;
+
+		if ((ret = net_addr_unpack(&a, addresses[i], e)) < 0)
+			return ret;
+		note_address(l, &a);
+		net_addr_free(&a);
+	}
+	if (tcp || n)
+		ret = flow_net_target(&l->net, id, -1, addresses, n, e);
+	return ret < 0 ? ret : links_script(l, "pre-restore", 0, e);
+}
+
+int links_arrive(struct links *l, const struct img_set *set, struct err *e)
+{
+	int ret;
+
+	if (!l->net)
+		return 0;
+	l->closed = true;
+	if ((ret = kind_tcp_conns_in(set, &l->conns, e)) < 0 ||
+	    (ret = flow_net_close(l->net, l->conns.at, l->conns.n, e)) < 0)
+		return ret;
+	return flow_net_put(l->net, e);
+}
+
+int links_open(struct links *l, pid_t root, struct err *e)
+{
+	int ret = links_script(l, "pre-resume", root, e);
+
+	if (ret < 0 || (ret = flow_net_open(l->net, e)) < 0)
+		return ret;
+	script_anyway(l, "network-unlock", root);
+	return 0;
+}
+
+void links_running(struct links *l, pid_t root)
+{
+	flow_net_provoke(l->net, l->conns.at, l->conns.n);
+	script_anyway(l, "post-resume", root);
+}
+
+void links_give_up(struct links *l, pid_t root)
+{
+	links_undo(l, root);
+	links_end(l);
+}
