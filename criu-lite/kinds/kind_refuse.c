@@ -33,9 +33,11 @@ static const struct refusal by_link[] = {
 	{ "anon_inode:[bpf", "BPF objects live in this machine's kernel",
 	  "let the program run without BPF" },
 	{ "anon_inode:kvm", "the state of a virtual machine's hardware is not part of a process",
-	  "move the virtual machine by its own means (QEMU migrate)" },
+	  "move the virtual machine by QEMU's own migrate command, or run it with "
+	  "-accel tcg" },
 	{ "anon_inode:[kvm", "the state of a virtual machine's hardware is not part of a process",
-	  "move the virtual machine by its own means (QEMU migrate)" },
+	  "move the virtual machine by QEMU's own migrate command, or run it with "
+	  "-accel tcg" },
 	{ "anon_inode:seccomp notify", "a seccomp listener cannot be moved",
 	  "let the program run without seccomp notifications" },
 	{ "anon_inode:landlock", "landlock rule sets cannot be read",
@@ -55,7 +57,8 @@ static const struct refusal by_link[] = {
 	{ "time:[", "namespace files are not supported yet", "let the program close the file" },
 	{ "cgroup:[", "namespace files are not supported yet", "let the program close the file" },
 	{ "/dev/kvm", "device has no state that can be read",
-	  "move the virtual machine by its own means (QEMU migrate)" },
+	  "move the virtual machine by QEMU's own migrate command, or run it with "
+	  "-accel tcg" },
 	{ "/dev/net/tun", "network tunnels are not supported yet",
 	  "let the program close the tunnel" },
 	{ "/dev/fuse", "the server of a mounted file system cannot be moved",

@@ -193,11 +193,13 @@ static const struct {
 
 static const struct {
 	const char *prefix, *what, *remedy;
-} refused_paths[] = {
+} refused_paths[] = { /* the last that fits */
 	{ "/SYSV", "System V shared memory", "not supported yet; use memfd or shm_open" },
 	{ "/[aio]", "an AIO ring (libaio)", "start the program without native AIO" },
 	{ "anon_inode:", "an anonymous inode (io_uring, perf, ...)",
 	  "start the program without it (QEMU: -drive aio=threads)" },
+	{ "anon_inode:kvm", "a CPU of KVM, whose state is not part of a process",
+	  "move the virtual machine by QEMU's own migrate command, or run it with -accel tcg" },
 	{ "socket:", "a packet socket's ring", "stop the capture" },
 	{ "[uprobes]", "uprobes", "end the tracing of this program" },
 	{ "/dev/dri", "a graphics device", "stop the use of the device" },

@@ -10,6 +10,7 @@ variants differ in memory (private, or a memfd shared=on), CPUs, network and dis
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -37,14 +38,27 @@ VARIANTS = {
   "big-shared": dict(memory=1024, cpus=2, share=True, disk=True, net="stream", work=(64, 40)),
   "single": dict(memory=512, cpus=1, share=True, net="dgram", work=(32, 20)),
   "io-thread": dict(memory=512, cpus=2, disk=True, net="user", work=(16, 20), iothread=True),
-  "sandbox": dict(memory=512, cpus=1, disk=True, net="user", work=(16, 20),
-                  extra=["-sandbox", "on,obsolete=deny,spawn=deny"]),
   "locked": dict(memory=512, cpus=1, work=(16, 20), extra=["-overcommit", "mem-lock=on"]),
 }
 FAST = ("private", "shared")
 
+# What is refused before anything is disturbed, and the words that must be in the message.
+REFUSED = {
+  "kvm": (dict(memory=64, accel="kvm", extra=["-S"]), ["kvm", "-accel tcg"]),
+  "sandbox": (dict(memory=64, extra=["-S", "-sandbox", "on"]), ["seccomp"]),
+  "client": (dict(memory=64, extra=["-S"]), ["unix socket", "without this connection"]),
+}
+
+
+CLIENT = ("import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+          "s.recv(1); print('here', flush=True); time.sleep(1000)")
+
 
 class Failed(Exception):
+  pass
+
+
+class Refused(Failed):
   pass
 
 
@@ -56,7 +70,8 @@ class Machine:
   """A QEMU; `where` is the host it is on. Its sockets are in /own, which is each host's own."""
 
   def __init__(self, name, net, directory, made, args, memory=512, cpus=1, share=False, disk=False,
-               net_kind=None, work=(16, 20), iothread=False, extra=()):
+               net_kind=None, work=(16, 20), iothread=False, extra=(),
+               accel="tcg,thread=multi"):
     self.name, self.dir, self.args = name, directory, args
     self.a, self.b = net[0], net[1]
     self.where = self.a
@@ -75,7 +90,7 @@ class Machine:
             "-serial", "unix:%s/serial,server=on,wait=off" % self.own,
             "-qmp", "unix:%s/qmp,server=on,wait=off" % self.own]
     self.cmd = qemu_guest.command(made, memory, cpus, share, self.disk, self.network(),
-                                  iothread=iothread, work=work, extra=more + list(extra))
+                                  iothread=iothread, work=work, accel=accel, extra=more + list(extra))
     self.proc = self.pid = None
     self.moves = []
 
@@ -89,6 +104,15 @@ class Machine:
                "remote.type=inet,remote.host=127.0.0.1,remote.port=7001",
     }[self.net_kind]
     return ["-netdev", back, "-device", "virtio-net-pci,netdev=n,romfile="]
+
+  def launch(self):
+    """Without a look at the guest."""
+    self.proc = self.a.popen(self.cmd, cwd=self.dir, stdout=self.log, stderr=subprocess.STDOUT)
+    there = self.a.path(os.path.join(self.own, "qmp"))
+    hosts.wait_for(lambda: os.path.exists(there) or self.proc.poll() is not None, 20, 0.05)
+    if self.proc.poll() is not None:
+      raise Failed("qemu: " + open(self.log).read()[-1000:])
+    self.pid = self.proc.pid_inside
 
   def start(self):
     self.proc = self.a.popen(self.cmd, cwd=self.dir, stdout=self.log, stderr=subprocess.STDOUT)
@@ -182,7 +206,7 @@ class Machine:
                    self.args.migrate_opt + list(opts) + ["tcp://%s:%d" % (dst.ip, PORT)],
                    timeout=300)
     if done.returncode:
-      raise Failed("migrate exited %d:\n%s%s\n%s" % (done.returncode, done.stdout, done.stderr,
+      raise Refused("migrate exited %d:\n%s%s\n%s" % (done.returncode, done.stdout, done.stderr,
                                                      open(rlog).read()[-3000:]))
     if receive.wait(20):
       raise Failed("receive exited %d:\n%s" % (receive.returncode, open(rlog).read()[-3000:]))
@@ -232,6 +256,45 @@ class Machine:
     return last
 
 
+def run_refused(name, made, args):
+  what, words = REFUSED[name]
+  directory = tempfile.mkdtemp(prefix="criu-lite-qemu-")
+  client = None
+  try:
+    with hosts.Hosts(2) as net:
+      m = Machine(name, net, directory, made, args, **what)
+      m.launch()
+      if name == "client":  # of another program, on the same host
+        client = m.a.popen([sys.executable, "-c", CLIENT, os.path.join(m.own, "qmp")],
+                           stdout=subprocess.PIPE)
+        client.stdout.readline()
+      try:
+        m.migrate(m.b)
+      except Refused as e:
+        missing = [w for w in words if w not in str(e)]
+        if missing:
+          raise Failed("no word of %s in: %s" % (missing, e))
+      else:
+        raise Failed("it was moved")
+      if client:
+        client.kill_session()
+        client.wait()
+      if m.qmp("query-status")["status"] != "prelaunch":
+        raise Failed("the machine is not as it was")
+    say("%s: refused, as it should be" % name)
+  finally:
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def kvm_works():
+  try:
+    with open("/dev/kvm", "r+b", buffering=0) as f:
+      os.close(fcntl.ioctl(f, 0xae01, 0))  # KVM_CREATE_VM
+    return True
+  except OSError:
+    return False
+
+
 def parse(words):
   return {k: int(v) for k, v in zip(words[::2], words[1::2])}
 
@@ -264,28 +327,33 @@ def run_variant(name, made, args):
 
 
 def run(args):
-  names = args.variants or (list(VARIANTS) if args.full else FAST)
-  passed = failed = 0
+  names = args.variants or list(VARIANTS if args.full else FAST) + list(REFUSED)
+  passed = failed = skipped = 0
   work = tempfile.mkdtemp(prefix="criu-lite-qemu-guest-")
   try:
     made = qemu_guest.make(work)
     for name in names:
+      if name == "kvm" and not kvm_works():
+        say("kvm: skipped, there is none here")
+        skipped += 1
+        continue
       try:
-        run_variant(name, made, args)
+        (run_refused if name in REFUSED else run_variant)(name, made, args)
         passed += 1
       except (Failed, TimeoutError, OSError, subprocess.SubprocessError) as e:
         say("FAIL %s: %s" % (name, e))
         failed += 1
   finally:
     shutil.rmtree(work, ignore_errors=True)
-  say("%d passed, %d failed" % (passed, failed))
+  say("%d passed, %d failed, %d skipped" % (passed, failed, skipped))
   return 1 if failed or not passed else 0
 
 
 def main():
   p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   p.add_argument("variants", nargs="*", metavar="VARIANT",
-                 help="of " + " ".join(VARIANTS) + "; default: " + " ".join(FAST))
+                 help="of %s; default: %s, and the second half"
+                 % (" ".join(VARIANTS) + " | " + " ".join(REFUSED), " ".join(FAST)))
   p.add_argument("--full", action="store_true", help="all variants")
   p.add_argument("--rounds", type=int, default=1, metavar="N", help="there and back N times")
   p.add_argument("--tool", metavar="PATH", help="the criu-lite to use")
@@ -294,7 +362,7 @@ def main():
   p.add_argument("--receive-opt", action="append", default=[], metavar="OPT")
   args = p.parse_args()
   for name in args.variants:
-    if name not in VARIANTS:
+    if name not in VARIANTS and name not in REFUSED:
       p.error("no variant " + name)
   args.tool = tool.find_tool(args.tool)
   if os.geteuid():

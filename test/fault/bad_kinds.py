@@ -16,7 +16,7 @@ KINDS = {
   "packet": ["packet"],
   "raw": ["raw"],
   "alg": ["alg"],
-  "kvm": ["kvm"],
+  "kvm": ["kvm", "migrate command", "-accel tcg"],
   "tun": ["tun"],
   "pidfd": ["pidfd"],
   "namespace": ["namespace"],
