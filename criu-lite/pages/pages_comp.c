@@ -142,9 +142,12 @@ static double predict(const struct comp *c, size_t i, double other, uint64_t now
 	return work > wire ? work : wire;
 }
 
-/* Other work of the machine only ever makes things look slower: down at once, up slowly. */
+/* Other work of the machine only ever makes things look slower, sometimes by far: down at once, up
+ * slowly. */
 static double settle(double old, double new)
 {
+	if (new > 3 * old)
+		new = 3 * old;
 	return new < old ? new : old * 0.7 + new * 0.3;
 }
 
