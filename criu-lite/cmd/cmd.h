@@ -18,7 +18,7 @@ enum cmd_bit {
 struct cmd_line {
 	struct flow_opts flow;       /* but for qos */
 	const char *log_file, *policy_dir;
-	const char *ghost_limit, *tracker, *tree, *output;
+	const char *ghost_limit, *cpu_cap, *tracker, *tree, *output;
 	const char *qos[QOS_ROWS];   /* as given, valid; NULL: not given */
 	int verbosity;
 	bool help;

@@ -10,8 +10,9 @@
 
 #include "cmd.h"
 #include "log.h"
+#include "task_cpu.h"
 
-enum takes { FLAG, TEXT, LIST };
+enum takes { FLAG, TEXT, LIST, MAYBE };
 
 struct option_row {
 	char key;                    /* short option; 0: none */
@@ -72,6 +73,8 @@ static const struct option_row rows[] = {
 	{ 0, "listen", "HOST:PORT", "address to receive on (default: :9400)", TEXT, AT(flow.where),
 	  CMD_RECEIVE },
 	{ 0, "once", NULL, "end after one migration", FLAG, AT(flow.once), CMD_RECEIVE },
+	{ 0, "cpu-cap", "CAP", "compare CPUs by all, fpu, cpu, ins, none (default: fpu,ins)", MAYBE,
+	  AT(cpu_cap), CMD_DUMP | CMD_RESTORE | MOVES },
 	{ 0, "timens", NULL, "the guest's monotonic clock goes on in a time namespace", FLAG,
 	  AT(flow.timens), CMD_RESTORE | MOVES },
 	{ 0, "move-address", "ADDR@DEV", "take ADDR off DEV here, put it on DEV there", LIST,
@@ -141,7 +144,7 @@ void cmd_help(const struct cmd *c)
 		if (!(r->who & c->bit))
 			continue;
 		if (r->arg)
-			snprintf(arg, sizeof(arg), " %s", r->arg);
+			snprintf(arg, sizeof(arg), r->takes == MAYBE ? "[=%s]" : " %s", r->arg);
 		help_line(r->key, r->name, arg, r->about);
 	}
 	printf("  %-38s %s\n", "-v[N], --verbosity[=N]",
@@ -217,8 +220,10 @@ static int values(struct cmd_line *l, struct err *e)
 	if ((ret = number("tree", l->tree, 1, INT_MAX, &pid, e)) < 0 ||
 	    (ret = size_of("ghost-limit", l->ghost_limit, &f->kinds.ghost_limit, e)) < 0 ||
 	    (ret = choice("tracker", l->tracker, trackers, &tracker, e)) < 0 ||
-	    (ret = choice("progress", f->progress, displays, &display, e)) < 0)
+	    (ret = choice("progress", f->progress, displays, &display, e)) < 0 ||
+	    (l->cpu_cap && (ret = cpu_cap_parse(l->cpu_cap, &f->cpu_cap, e)) < 0))
 		return ret;
+	f->has_cpu_cap = l->cpu_cap;
 	f->pid = (pid_t)pid;
 	f->tracker = tracker;
 	if (!f->images_dir)
@@ -239,7 +244,8 @@ static void tables(const struct cmd *c, struct option *longs, char *shorts, char
 
 		if (!(r->who & c->bit))
 			continue;
-		longs[n++] = (struct option){ r->name, r->takes != FLAG, NULL, KEY_ROW + (int)i };
+		longs[n++] = (struct option){ r->name, r->takes == MAYBE ? optional_argument : r->takes != FLAG,
+					      NULL, KEY_ROW + (int)i };
 		if (r->key) {
 			*shorts++ = r->key;
 			if (r->takes != FLAG)
@@ -285,8 +291,8 @@ static int set_row(struct cmd_line *l, int key, const char *text, struct err *e)
 	at = (char *)l + r->at;
 	if (r->takes == FLAG) {
 		*(bool *)at = true;
-	} else if (r->takes == TEXT) {
-		*(const char **)at = text;
+	} else if (r->takes == TEXT || r->takes == MAYBE) {
+		*(const char **)at = text ? text : "";
 	} else {
 		unsigned *n = (unsigned *)((char *)l + r->count_at);
 

@@ -21,6 +21,8 @@ struct flow_opts {
 
 	const char *where;           /* peer of migrate, address of receive */
 	bool once;
+	bool has_cpu_cap;
+	unsigned cpu_cap;            /* CPU_CAP_* that a target must have */
 	bool timens;                 /* the guest gets a time namespace in which its clocks go on */
 	struct flow_qos qos;
 	bool json, quiet;

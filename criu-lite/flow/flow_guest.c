@@ -116,7 +116,7 @@ int guest_open(struct guest *g, const struct flow_opts *o, struct err *e)
 
 	if (ret < 0)
 		return ret;
-	*g = (struct guest){ .o = o, .kinds = kind_dump_new(&o->kinds) };
+	*g = (struct guest){ .o = o, .kinds = kind_dump_new(&o->kinds), .cpu = cpu_here() };
 	kind_dump_identify(g->kinds, guest_fd_id, g);
 	if ((ret = task_tree_scan(&g->tree, o->pid, e)) < 0 || (ret = task_tree_share(&g->tree, e)) < 0 ||
 	    (ret = preflight(g, e)) < 0 || (ret = flow_guard_begin(&g->guard, o->pid, e)) < 0)
@@ -139,6 +139,8 @@ void guest_close(struct guest *g)
 	flow_guard_end(&g->guard);
 	kind_dump_free(g->kinds);
 	g->kinds = NULL;
+	if (g->cpu)
+		cpuinfo_x86_entry__free_unpacked(steal_ptr(g->cpu), NULL);
 }
 
 void guest_pages_free(guest_pages_vec *v)
@@ -415,7 +417,10 @@ void guest_put_inventory(const struct guest *g, struct img_set *set)
 	flow_describe_host(&in, root->pid);
 	if (g->o->timens)
 		in.has_cl_timens = in.cl_timens = true;
+	in.has_cl_cpu_cap = g->o->has_cpu_cap;
+	in.cl_cpu_cap = g->o->cpu_cap;
 	img_put(set, IMG_INVENTORY, 0, &in.base);
+	flow_cpu_put(&g->tree, g->cpu, set);
 }
 
 static bool first_with_files(const struct tree *t, size_t i)

@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "flow.h"
+#include "flow_cpu.h"
 #include "flow_guard.h"
 #include "pages_shm.h"
 #include "task_mm.h"
@@ -37,6 +38,7 @@ struct guest {
 	VEC(struct shm_track *) shm;
 	void *descriptions;          /* flow_fds.c */
 	struct flow_guard guard;
+	CpuinfoX86Entry *cpu;        /* this host's: CPUID takes long inside a virtual machine */
 	int64_t look_pid;            /* last pid of this host before the last look at the tree, */
 	int64_t last_pid;            /* before that which preceded the last scan; 0: none */
 };

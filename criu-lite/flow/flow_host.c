@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "flow_host.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -50,14 +49,11 @@ void flow_describe_host(InventoryEntry *in, pid_t root)
 	struct err ignored = ERR_INIT;
 	const uint8_t *image;
 	struct vdso v;
-	uint32_t size;
 
 	if (vdso_here(&image, &in->cl_vdso_image.len, &v, &ignored) == 0) {
 		in->has_cl_vdso_image = true;
 		in->cl_vdso_image.data = (uint8_t *)image;
 	}
-	in->has_cl_xfeatures = true;
-	in->cl_xfeatures = flow_xfeatures(&size);
 	flow_clock_put(in, root);
 }
 
@@ -116,17 +112,4 @@ uint64_t flow_memory_available(void)
 	uint64_t room = cgroup_room(), all = kib == UINT64_MAX ? UINT64_MAX : kib * 1024;
 
 	return all < room ? all : room;
-}
-
-uint64_t flow_xfeatures(uint32_t *size)
-{
-	uint32_t a, b, c, d, lo, hi;
-
-	if (!__get_cpuid_count(0xd, 0, &a, &b, &c, &d)) {
-		*size = 512;
-		return 3;
-	}
-	*size = b;
-	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-	return (uint64_t)hi << 32 | lo;
 }

@@ -18,5 +18,3 @@ void flow_hurry(bool on);
  * points into memory of this process. */
 void flow_describe_host(InventoryEntry *in, pid_t root);
 uint64_t flow_memory_available(void);   /* bytes; cgroup limits included */
-/* Features of the CPU as the kernel enables them (XCR0) and size of the xsave area. */
-uint64_t flow_xfeatures(uint32_t *size);

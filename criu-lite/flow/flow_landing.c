@@ -11,11 +11,13 @@
 #include <time.h>
 
 #include "flow_clock.h"
+#include "flow_cpu.h"
 #include "flow_host.h"
 #include "inventory.pb-c.h"
 #include "io.h"
 #include "memfd.pb-c.h"
 #include "log.h"
+#include "task_cpu.h"
 #include "task_mm.h"
 #include "task_state.h"
 
@@ -73,18 +75,15 @@ static void check_host(struct landing *l, const struct img_set *set, struct comp
 		complain(c, &e);
 		return;
 	}
+	unsigned cap = l->o->has_cpu_cap ? l->o->cpu_cap :
+		       in->has_cl_cpu_cap ? in->cl_cpu_cap : CPU_CAP_DEFAULT;
+
 	if (flow_clock_adopt(in, &l->shape.timens, &e) < 0)
 		complain(c, &e);
 	if (shape_vdso_check(set, &e) < 0)
 		complain(c, &e);
-	uint32_t size;
-	uint64_t have = flow_xfeatures(&size);
-	if (in->has_cl_xfeatures && in->cl_xfeatures & ~have) {
-		err_say(&e, ENOTSUP, "this CPU lacks features of the guest's (XCR0 %#lx, the guest has "
-				     "%#lx)", have, (unsigned long)in->cl_xfeatures);
-		err_remedy(&e, "use hosts with the same CPU features");
+	if (flow_cpu_check(set, cap, &l->other_cpu, &e) < 0)
 		complain(c, &e);
-	}
 	if (in->has_cl_shell_job && in->cl_shell_job && !c->n)
 		log_debug("the guest shares its session with a shell");
 }
@@ -357,6 +356,18 @@ int landing_seal(struct landing *l, struct err *e)
 	return ret;
 }
 
+static void remember_cpu(struct landing *l)
+{
+	size_t n = 0;
+
+	while (shape_at(&l->shape, n))
+		n++;
+	_cleanup_free_ struct task **t = xcalloc(n, sizeof(*t));
+	for (size_t i = 0; i < n; i++)
+		t[i] = shape_at(&l->shape, i);
+	flow_cpu_remember(l->set, t, n);
+}
+
 int landing_run(struct landing *l, struct err *e)
 {
 	if (l->shape.timens && flow_clock_wait(l->set, shape_at(&l->shape, 0), e) < 0)
@@ -368,6 +379,8 @@ int landing_run(struct landing *l, struct err *e)
 		if (ret < 0)
 			return ret;
 	}
+	if (l->other_cpu)
+		remember_cpu(l);
 	kind_restore_done(l->kinds);
 	/* our copies of its pipe ends go first, or it would miss an end of file */
 	kind_restore_free(steal_ptr(l->kinds));

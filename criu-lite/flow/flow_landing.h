@@ -15,6 +15,7 @@ struct landing {
 	struct kind_restore *kinds;
 	struct img_set *set;         /* the state in force (owned) */
 	VEC(struct img_set *) old;   /* sets that entries may still point into */
+	bool other_cpu;              /* the guest knows another than this host's */
 	pid_t pid;                   /* of the guest's root, also after it runs */
 };
 

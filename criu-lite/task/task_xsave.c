@@ -17,6 +17,7 @@
 #define N_XMM       64
 #define N_PADDING   24 /* what CRIU's readers expect */
 #define BIT(c)      (1ull << (c))
+#define PKRU_USUAL  0x55555554u /* what the kernel gives each program: nothing but key 0 */
 
 /* One repeated field of UserX86XsaveEntry for each component. */
 static const struct component {
@@ -168,6 +169,18 @@ static int lacks(const char *name, int nr, struct err *e)
 	return err_remedy(e, "move it to a host whose CPU has it");
 }
 
+/* Every program has a PKRU that is not the CPU's initial one, where there are protection keys at all. As
+ * long as it is the kernel's own, the program uses no keys, and needs none. */
+static bool is_usual(const struct component *c, const void *p)
+{
+	uint32_t pkru;
+
+	if (c->nr != XSAVE_PKRU)
+		return false;
+	memcpy(&pkru, p, sizeof(pkru));
+	return pkru == PKRU_USUAL || pkru == 0;
+}
+
 static int get_component(const struct xsave_layout *l, const UserX86XsaveEntry *x,
 			 const struct component *c, uint8_t *area, struct err *e)
 {
@@ -181,7 +194,7 @@ static int get_component(const struct xsave_layout *l, const UserX86XsaveEntry *
 	if (used && !n)
 		return err_say(e, EBADMSG, "FP state: %s is missing", c->name);
 	if (!has(l, c, l->size))
-		return used ? lacks(c->name, c->nr, e) : 0;
+		return used && !is_usual(c, p) ? lacks(c->name, c->nr, e) : 0;
 	if (n)
 		memcpy(area + l->part[c->nr].at, p, c->bytes);
 	return 0;
@@ -190,18 +203,26 @@ static int get_component(const struct xsave_layout *l, const UserX86XsaveEntry *
 static int get_components(const struct xsave_layout *l, const UserX86XsaveEntry *x, uint8_t *area,
 			  struct err *e)
 {
-	uint64_t left = x->xstate_bv & ~(BIT(XSAVE_X87) | BIT(XSAVE_SSE));
+	uint64_t left = x->xstate_bv & ~(BIT(XSAVE_X87) | BIT(XSAVE_SSE)), bv = x->xstate_bv;
 	int ret;
 
 	for (size_t i = 0; i < N_COMPONENTS; i++) {
 		if ((ret = get_component(l, x, &components[i], area, e)) < 0)
 			return ret;
 		left &= ~BIT(components[i].nr);
+		if (!has(l, &components[i], l->size))
+			bv &= ~BIT(components[i].nr);
 	}
 	if (left)
 		return err_say(e, ENOTSUP, "FP state: components 0x%llx have no place in an image",
 			       (unsigned long long)left);
-	memcpy(area + XSTATE_BV, &x->xstate_bv, 8);
+	if (!x->n_pkru && l->enabled & BIT(XSAVE_PKRU) && l->part[XSAVE_PKRU].at >= AREA_MIN &&
+	    l->part[XSAVE_PKRU].at <= l->size - 8) {
+		/* it comes from a CPU without keys: as if it had started here */
+		memcpy(area + l->part[XSAVE_PKRU].at, &(uint32_t){PKRU_USUAL}, 4);
+		bv |= BIT(XSAVE_PKRU);
+	}
+	memcpy(area + XSTATE_BV, &bv, 8);
 	return 0;
 }
 

@@ -102,6 +102,78 @@ static void amx(void **state)
 	free(area);
 }
 
+/* The components stand elsewhere, and there are others: an AMD's AVX and PKRU, AVX-512 without AMX. */
+static const struct xsave_layout small = {
+	.enabled = 0x207,
+	.size = 840,
+	.part = {[XSAVE_AVX] = {576, 256}, [XSAVE_PKRU] = {832, 8}},
+};
+static const struct xsave_layout no_amx = {
+	.enabled = 0xe7,
+	.size = 2432,
+	.part = {
+		[XSAVE_AVX] = {576, 256}, [XSAVE_OPMASK] = {832, 64},
+		[XSAVE_ZMM_HI256] = {896, 512}, [XSAVE_HI16_ZMM] = {1408, 1024},
+	},
+};
+
+static void set_pkru(const struct xsave_layout *l, uint8_t *area, uint32_t pkru)
+{
+	memset(area + l->part[XSAVE_PKRU].at, 0, 8);
+	memcpy(area + l->part[XSAVE_PKRU].at, &pkru, 4);
+}
+
+static void other_layouts(void **state)
+{
+	struct err e = ERR_INIT;
+	uint8_t *area = sample(&big), *back = NULL, *again = NULL;
+	UserX86FpregsEntry *f;
+	uint64_t bv;
+
+	set_pkru(&big, area, 0x55555554);
+	assert_int_equal(xsave_to_image(&big, area, big.size, &f, &e), 0);
+	/* no AMX, no keys: what is used has moved, PKRU was nobody's own */
+	assert_int_equal(xsave_from_image(&no_amx, f, &back, &e), 0);
+	assert_memory_equal(back + 576, area + 576, 256);
+	assert_memory_equal(back + 832, area + 1088, 64);
+	assert_memory_equal(back + 896, area + 1152, 512);
+	assert_memory_equal(back + 1408, area + 1664, 1024);
+	memcpy(&bv, back + 512, 8);
+	assert_int_equal(bv, 0xe7);
+	user_x86_fpregs_entry__free_unpacked(f, NULL);
+	/* and back: it gets the usual PKRU */
+	assert_int_equal(xsave_to_image(&no_amx, back, no_amx.size, &f, &e), 0);
+	assert_int_equal(xsave_from_image(&big, f, &again, &e), 0);
+	assert_memory_equal(again, area, big.size);
+	free(again);
+	/* AVX-512 in use does not go to an AVX machine; initial, it does */
+	assert_int_equal(xsave_from_image(&small, f, &again, &e), -ENOTSUP);
+	assert_non_null(strstr(e.text, "AVX-512"));
+	f->xsave->xstate_bv = 7;
+	assert_int_equal(xsave_from_image(&small, f, &again, &e), 0);
+	assert_memory_equal(again + 576, area + 576, 256);
+	memcpy(&bv, again + 512, 8);
+	assert_int_equal(bv, 0x207);
+	user_x86_fpregs_entry__free_unpacked(f, NULL);
+	free(again);
+	free(back);
+	free(area);
+}
+
+static void keys_in_use(void **state)
+{
+	struct err e = ERR_INIT;
+	uint8_t *area = sample(&small), *back = NULL;
+	UserX86FpregsEntry *f;
+
+	set_pkru(&small, area, 0x55555550);
+	assert_int_equal(xsave_to_image(&small, area, small.size, &f, &e), 0);
+	assert_int_equal(xsave_from_image(&no_amx, f, &back, &e), -ENOTSUP);
+	assert_non_null(strstr(e.text, "protection keys"));
+	user_x86_fpregs_entry__free_unpacked(f, NULL);
+	free(area);
+}
+
 static void poorer_cpu(void **state)
 {
 	struct err e = ERR_INIT;
@@ -151,7 +223,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trip), cmocka_unit_test(amx),
-		cmocka_unit_test(poorer_cpu), cmocka_unit_test(damaged),
+		cmocka_unit_test(poorer_cpu), cmocka_unit_test(other_layouts),
+		cmocka_unit_test(keys_in_use), cmocka_unit_test(damaged),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
