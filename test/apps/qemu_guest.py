@@ -9,8 +9,14 @@ import glob
 import os
 import re
 import subprocess
+import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "vm"))
+sys.path.insert(0, os.path.join(HERE, "..", "lib"))
+import image  # noqa: E402
+import tool  # noqa: E402
+
 PACKAGE = "linux-image-cloud-amd64"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 
@@ -24,50 +30,12 @@ class Made:
     self.kernel, self.initrd = kernel, initrd
 
 
-def _sh(*words, cwd=None):
-  done = subprocess.run(words, cwd=cwd, text=True, stdin=subprocess.DEVNULL,
-                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-  if done.returncode:
-    raise Failed("%s: %s" % (" ".join(words), done.stdout[-2000:]))
-  return done.stdout
-
-
-def _unpacked(cache):
-  """The directory of the unpacked kernel package, fetched if it is not there yet."""
-  depends = _sh("apt-cache", "depends", "--important", PACKAGE)
-  name = next((w[1] for w in map(str.split, depends.splitlines()) if w[0] == "Depends:"), None)
-  if not name:
-    raise Failed("apt knows no %s" % PACKAGE)
-  top = os.path.join(cache, name)
-  if not os.path.isdir(top):
-    part = "%s.%d" % (top, os.getpid())
-    os.makedirs(part)
-    _sh("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", name, cwd=part)
-    _sh("dpkg-deb", "-x", glob.glob(part + "/*.deb")[0], part)
-    for deb in glob.glob(part + "/*.deb"):
-      os.unlink(deb)
-    try:
-      os.rename(part, top)
-    except OSError:  # somebody else was faster
-      _sh("rm", "-rf", part)
-  return top
-
-
-def _entry(name, data, mode, number):
-  """One entry of a cpio archive, "newc"."""
-  def padded(b):
-    return b + b"\0" * (-len(b) % 4)
-  fields = [number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0]
-  head = b"070701" + b"".join(b"%08X" % f for f in fields)
-  return padded(head + name.encode() + b"\0") + padded(data)
-
-
 def _modules(top):
   """The contents of MODULES and of what they depend on, in the order to load them."""
   done = {}
 
   def add(name):
-    path = glob.glob("%s/lib/modules/*/kernel/**/%s.ko" % (top, name), recursive=True)
+    path = glob.glob("%s/**/%s.ko" % (top, name), recursive=True)
     if not path:
       raise Failed("%s has no module %s" % (top, name))
     with open(path[0], "rb") as f:
@@ -81,25 +49,29 @@ def _modules(top):
   return list(done.values())
 
 
-def make(directory, cache=None):
-  """Builds the guest into `directory`. The kernel stays unpacked in `cache`."""
-  cache = cache or os.environ.get("XDG_CACHE_HOME") or "/var/cache"
-  top = _unpacked(os.path.join(cache, "criu-lite-test"))
-  init = os.path.join(directory, "init")
-  _sh("gcc", "-O2", "-static", "-pthread", "-o", init, os.path.join(HERE, "qemu_guest.c"))
-  with open(init, "rb") as f:
-    files = [("init", f.read(), 0o100755)]
-  for name in ("proc", "dev", "m"):
-    files.append((name, b"", 0o40755))
-  for i, data in enumerate(_modules(top)):
-    files.append(("m/%02d.ko" % i, data, 0o100644))
-  files.append(("TRAILER!!!", b"", 0))
-  initrd = os.path.join(directory, "initrd")
-  with open(initrd, "wb") as out:
-    for number, (name, data, mode) in enumerate(files):
-      out.write(_entry(name, data, mode, number))
+def make(directory):
+  """Builds the guest into `directory`; the unpacked kernel stays in the build directory."""
+  cache = os.path.join(tool.build_dir(), "vm")
+  os.makedirs(cache, exist_ok=True)
+  init, initrd = os.path.join(directory, "init"), os.path.join(directory, "initrd")
+  done = subprocess.run(["gcc", "-O2", "-static", "-pthread", "-o", init,
+                         os.path.join(HERE, "qemu_guest.c")],
+                        stdin=subprocess.DEVNULL, capture_output=True, text=True)
+  if done.returncode:
+    raise Failed("qemu_guest.c: " + done.stderr[-1000:])
+  try:
+    kernel = image.kernel(PACKAGE, cache)
+  except image.Missing as e:
+    raise Failed("the guest's kernel: %s" % e)
+  archive = image.Archive()
+  archive.copy(init, "init")
+  archive.mkdir("proc")
+  archive.mkdir("dev")
+  for i, data in enumerate(_modules(kernel.modules)):
+    archive.put("m/%02d.ko" % i, data)
+  archive.write(initrd)
   os.unlink(init)
-  return Made(glob.glob(top + "/boot/vmlinuz-*")[0], initrd)
+  return Made(kernel.vmlinuz, initrd)
 
 
 def command(made, memory, cpus=1, share=False, disk=None, net=(), work=(16, 20),

@@ -37,3 +37,6 @@ BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config protobuf-c-compiler l
 
 # What the tests' hosts and the redis demo need.
 HOST_PACKAGES=(python3 iproute2 nftables util-linux procps redis-server)
+
+# What the virtual machine that is moved needs.
+QEMU_PACKAGES=(qemu-system-x86 qemu-utils busybox-static)
