@@ -152,11 +152,14 @@ static SkShutdown shutdown_of(int fd, const struct inet_sock *s)
 	return SK_SHUTDOWN__READ;
 }
 
-static void say_losses(const struct fd_view *v, const struct inet_sock *s)
+static void say_losses(struct kind_dump *c, const struct fd_view *v, const struct inet_sock *s)
 {
+	const struct kind_opts *o = kind_dump_opts(c);
 	int n = 0;
 
-	if (s->waiting)
+	if (s->waiting && keeps(o) && !o->skip_in_flight)
+		tcp_waiting(c, v, s->waiting);
+	else if (s->waiting)
 		log_warn("pid %d: fd %d: %u TCP connections not accepted yet are dropped", v->pid,
 			 v->fd, s->waiting);
 	if (s->proto != IPPROTO_TCP && ioctl(v->local, SIOCINQ, &n) == 0 && n > 0)
@@ -227,7 +230,7 @@ static int inet_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe
 	m->backlog = s.backlog;
 	m->has_uid = 1;
 	m->uid = v->st.st_uid;
-	say_losses(v, &s);
+	say_losses(c, v, &s);
 	return dump_state(c, v, &s, m, e);
 }
 
@@ -373,6 +376,7 @@ const struct kind kind_inet = {
 	.verify = inet_verify,
 	.create = inet_create,
 	.done = inet_done,
+	.end = tcp_end,
 	.leave = tcp_leave,
 	.undo = tcp_undo,
 };

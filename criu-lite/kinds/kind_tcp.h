@@ -15,7 +15,12 @@
  * twice). Changes nothing, at any time, frozen or not. What closes meanwhile is left out. */
 int kind_tcp_conns(const pid_t *pids, size_t n, net_conn_vec *out, struct err *e);
 
-/* The same of a dumped guest, connections with what a segment of theirs must carry. */
+/* Connections that wait in the queues of these processes' listening sockets for accept(). The kernel
+ * gives them to nobody else: as long as there are any, dumping fails (without --skip-in-flight). With
+ * the door closed for new ones, a guest that runs has soon taken them all. */
+int kind_tcp_waiting(const pid_t *pids, size_t n, uint32_t *waiting, struct err *e);
+
+/* The connections and listening sockets of a dumped guest, connections with what a segment of theirs must carry. */
 int kind_tcp_conns_in(const struct img_set *set, net_conn_vec *out, struct err *e);
 
 /* A criu-lite that was killed in the wrong microsecond may have left a socket in repair mode, in

@@ -66,7 +66,13 @@ static void add_listener(int fd, const union inet_addr *us, net_conn_vec *out)
 		vec_push(out, c);
 }
 
-static void add_socket(int fd, net_conn_vec *out)
+/* What a look at sockets asks for. */
+struct look {
+	net_conn_vec *conns;     /* or NULL */
+	uint32_t waiting;        /* in the queues of listening sockets */
+};
+
+static void look_at(int fd, struct look *out)
 {
 	struct tcp_info info = {0};
 	union inet_addr us = {0}, them = {0};
@@ -75,17 +81,20 @@ static void add_socket(int fd, net_conn_vec *out)
 	struct net_conn c;
 
 	if (kind_sockopt_get(fd, SOL_SOCKET, SO_PROTOCOL, &proto) || proto != IPPROTO_TCP ||
-	    getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
-	    getsockname(fd, &us.sa, &us_len) < 0)
+	    getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
 		return;
 	if (info.tcpi_state == TCP_LISTEN)
-		add_listener(fd, &us, out);
+		out->waiting += info.tcpi_unacked;
+	if (!out->conns || getsockname(fd, &us.sa, &us_len) < 0)
+		return;
+	if (info.tcpi_state == TCP_LISTEN)
+		add_listener(fd, &us, out->conns);
 	else if (tcp_is_open(info.tcpi_state) && !inet_addr_of_peer(fd, &them) &&
 		 net_conn_set(&c, &us.sa, &them.sa))
-		vec_push(out, c);
+		vec_push(out->conns, c);
 }
 
-static void add_sockets(const pid_t *pids, size_t n, const sock_vec *socks, net_conn_vec *out)
+static void look_at_all(const pid_t *pids, size_t n, const sock_vec *socks, struct look *out)
 {
 	_cleanup_free_ int *pidfd = xmalloc(n * sizeof(*pidfd) + 1);
 
@@ -98,13 +107,13 @@ static void add_sockets(const pid_t *pids, size_t n, const sock_vec *socks, net_
 			continue;
 		_cleanup_close_ int fd = (int)syscall(SYS_pidfd_getfd, pidfd[s->process], s->fd, 0);
 		if (fd >= 0)
-			add_socket(fd, out);
+			look_at(fd, out);
 	}
 	for (size_t i = 0; i < n; i++)
 		cleanup_close(&pidfd[i]);
 }
 
-int kind_tcp_conns(const pid_t *pids, size_t n, net_conn_vec *out, struct err *e)
+static int look(const pid_t *pids, size_t n, struct look *out, struct err *e)
 {
 	sock_vec socks = {0};
 	int ret = 0;
@@ -113,9 +122,25 @@ int kind_tcp_conns(const pid_t *pids, size_t n, net_conn_vec *out, struct err *e
 		ret = list_sockets(pids[i], i, &socks, e);
 	if (!ret && socks.n) {
 		qsort(socks.at, socks.n, sizeof(*socks.at), by_ino);
-		add_sockets(pids, n, &socks, out);
+		look_at_all(pids, n, &socks, out);
 	}
 	vec_free(&socks);
+	return ret;
+}
+
+int kind_tcp_conns(const pid_t *pids, size_t n, net_conn_vec *out, struct err *e)
+{
+	struct look l = { .conns = out };
+
+	return look(pids, n, &l, e);
+}
+
+int kind_tcp_waiting(const pid_t *pids, size_t n, uint32_t *waiting, struct err *e)
+{
+	struct look l = {0};
+	int ret = look(pids, n, &l, e);
+
+	*waiting = l.waiting;
 	return ret;
 }
 

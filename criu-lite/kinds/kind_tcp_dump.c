@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "kind_priv.h"
 #include "kind_sockopt.h"
 #include "kind_tcp_priv.h"
 #include "kind_util.h"
@@ -32,6 +33,11 @@ struct held {
 };
 struct held_all {
 	VEC(struct held) h;
+	struct {
+		uint32_t pass, n;        /* 0: none */
+		pid_t pid;
+		int fd;
+	} waiting;
 };
 
 static void free_held(void *p)
@@ -61,6 +67,30 @@ static int hold(struct kind_dump *c, int fd, int reuse, struct err *e)
 	}
 	vec_push(&held_of(c)->h, (struct held){ .fd = copy, .reuse = reuse });
 	return 0;
+}
+
+/* Those who wait for accept() belong to nobody yet, and cannot be made again. Also a look at a running
+ * guest (kind_preview_fd()) meets them, which is no failure. */
+void tcp_waiting(struct kind_dump *c, const struct fd_view *v, uint32_t n)
+{
+	struct held_all *all = held_of(c);
+
+	all->waiting.pass = c->pass;
+	all->waiting.n = n;
+	all->waiting.pid = v->pid;
+	all->waiting.fd = v->fd;
+}
+
+int tcp_end(struct kind_dump *c, struct err *e)
+{
+	const struct held_all *all = held_of(c);
+
+	if (!all->waiting.n || all->waiting.pass != c->pass)
+		return 0;
+	err_say(e, EAGAIN, "pid %d: fd %d: %u TCP connections wait for accept()", all->waiting.pid,
+		all->waiting.fd, all->waiting.n);
+	return err_remedy(e, "try again when the program has taken them, or use --skip-in-flight to "
+			  "reset them");
 }
 
 /* From here on the death of the guest says nothing to its peers. */

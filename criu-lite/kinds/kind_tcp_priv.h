@@ -33,6 +33,9 @@ int tcp_check(int fd, int state, struct err *e);
 SkShutdown tcp_shutdown_of(int fd, int state);
 /* Puts the queues; m is complete but for what only connections have. */
 int tcp_dump(struct kind_dump *c, const struct fd_view *v, InetSkEntry *m, struct err *e);
+/* n clients wait for accept() at this listening socket: tcp_end() says so. */
+void tcp_waiting(struct kind_dump *c, const struct fd_view *v, uint32_t n);
+int tcp_end(struct kind_dump *c, struct err *e);
 int tcp_leave(struct kind_dump *c, struct err *e);
 void tcp_undo(struct kind_dump *c);
 

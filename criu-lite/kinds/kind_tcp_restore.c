@@ -246,6 +246,19 @@ static int put_queues(int fd, const struct tcp_image *t, int reuse, struct err *
 
 /* ---- create ---- */
 
+/* Without scaling by the peer's wish there must be none of ours. connect() asks for as much as the
+ * largest window needs, and takes it back only in an answer to a SYN. */
+#define UNSCALED_MAX 65535
+
+static int keep_unscaled(int fd, const struct tcp_image *t, struct err *e)
+{
+	int clamp = UNSCALED_MAX, ret = 0;
+
+	if (!(t->m->opt_mask & TCPI_OPT_WSCALE))
+		ret = kind_sockopt_set(fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, clamp);
+	return ret < 0 ? err_set(e, -ret, "TCP_WINDOW_CLAMP") : 0;
+}
+
 /* The size of segments is worked out in connect() from what the peer has said, which is then only what
  * the program has set. TCP_REPAIR_OPTIONS alone would leave it at 536. */
 #define MAXSEG_MAX 32767
@@ -256,7 +269,7 @@ static int connect_sized(int fd, const InetSkEntry *m, const struct tcp_image *t
 
 	if (setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &mss, sizeof(mss)) < 0)
 		log_debug("TCP_MAXSEG %d: %m", mss);
-	if (connect_as(fd, m, e) < 0)
+	if (keep_unscaled(fd, t, e) < 0 || connect_as(fd, m, e) < 0)
 		return -e->code;
 	if (setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &none, sizeof(none)) < 0)
 		return err_set(e, errno, "TCP_MAXSEG");

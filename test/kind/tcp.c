@@ -587,6 +587,13 @@ static void header_options(void **s)
 			assert_in_range(get(p.a, IPPROTO_TCP, TCP_TIMESTAMP) - stamp, 0, 1000);
 		drain(p.b, &got[0], sent[0]);
 		talk(&p, sent, got, 300000);
+		/* what the peer makes of the windows it is told */
+		struct tcp_repair_window w;
+		len = sizeof(w);
+		set(p.b, IPPROTO_TCP, TCP_REPAIR, 1);
+		getsockopt(p.b, IPPROTO_TCP, TCP_REPAIR_WINDOW, &w, &len);
+		set(p.b, IPPROTO_TCP, TCP_REPAIR, 0);
+		assert_true(w.snd_wnd > 5000);
 		end(&p);
 	}
 }
@@ -766,6 +773,38 @@ static void refused(void **s)
 	trip_end(&t);
 }
 
+/* A client that is not accepted yet. */
+static void waiting(void **s)
+{
+	union addr to;
+	int l = listener(hosts[0], &to), c = socket(AF_INET, SOCK_STREAM, 0);
+	struct trip t = { .opts.tcp_established = true };
+	pid_t pid = getpid();
+	uint32_t n = 0;
+
+	assert_ok(&t, kind_tcp_waiting(&pid, 1, &n, &t.e));
+	assert_int_equal(n, 0);
+	assert_return_code(connect(c, &to.sa, sizeof(to.v4)), errno);
+	assert_ok(&t, kind_tcp_waiting(&pid, 1, &n, &t.e));
+	assert_int_equal(n, 1);
+	assert_ok(&t, trip_check(&t, l));
+	trip_begin(&t);
+	assert_ok(&t, trip_dump(&t, l));
+	assert_true(kind_dump_end(t.d, &t.e) < 0);
+	assert_says(&t, "1 TCP connections wait for accept()");
+	assert_says(&t, "--skip-in-flight");
+	img_set_free(kind_dump_set(t.d));
+	trip_end(&t);
+	t = (struct trip){ .opts = { .tcp_established = true, .skip_in_flight = true } };
+	trip_begin(&t);
+	assert_ok(&t, trip_dump(&t, l));
+	assert_ok(&t, kind_dump_end(t.d, &t.e));
+	img_set_free(kind_dump_set(t.d));
+	trip_end(&t);
+	close(l);
+	close(c);
+}
+
 static void lists(void **s)
 {
 	union addr to;
@@ -819,7 +858,7 @@ int main(void)
 		cmocka_unit_test(options), cmocka_unit_test(corked), cmocka_unit_test(header_options),
 		cmocka_unit_test(opening), cmocka_unit_test(address_later), cmocka_unit_test(link_local),
 		cmocka_unit_test(undone), cmocka_unit_test(swept), cmocka_unit_test(refused),
-		cmocka_unit_test(lists),
+		cmocka_unit_test(waiting), cmocka_unit_test(lists),
 	};
 
 	return cmocka_run_group_tests(tests, up, NULL);
