@@ -15,6 +15,7 @@
 /* Of the guest's memory: if nearly all of it is dirty, nobody can say how often it was written. */
 #define PART_MAX 0.95
 #define STALLS_MAX 2
+#define FUTILE_MAX 10
 #define HIGH_MAX 2
 #define MODEL_SHRINK 0.5           /* each round is to be half of the one before */
 #define MODEL_HURRY  0.25          /* if the time is short */
@@ -166,13 +167,17 @@ enum converge_what converge_next(struct converge *c, const struct flow_qos *q,
 	c->stalls = r->dirty < c->best - c->best / 8 ? 0 : c->stalls + 1;
 	if (r->dirty < c->best)
 		c->best = r->dirty;
-	if (!fits)
+	bool little = r->dirty <= LITTLE;
+	if (!fits && !little)
 		slow_down(c, q, r, now_ns);
 	c->last_dirty = r->dirty;
 	if (q->max_rounds && r->number >= (uint64_t)q->max_rounds)
 		return CONVERGE_ENOUGH;
 	/* The first round is all of the guest, which tells nothing of what it changes. */
-	if (fits && r->number > 1 && (r->dirty <= LITTLE || c->stalls >= STALLS_MAX))
+	if (r->number > 1 && fits && (little || c->stalls >= STALLS_MAX))
 		return CONVERGE_SWITCH;
+	/* The switch itself takes longer than is allowed: no round changes that. */
+	if (little && c->stalls >= FUTILE_MAX)
+		return CONVERGE_ENOUGH;
 	return CONVERGE_GO_ON;
 }

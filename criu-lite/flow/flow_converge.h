@@ -33,7 +33,7 @@ struct converge {
 enum converge_what {
 	CONVERGE_GO_ON,
 	CONVERGE_SWITCH,             /* what is left fits, and more rounds would gain nothing */
-	CONVERGE_ENOUGH,             /* max-rounds is reached: it need not fit */
+	CONVERGE_ENOUGH,             /* more rounds are not wanted, or cannot help: it need not fit */
 };
 
 void converge_begin(struct converge *c, uint64_t memory, uint64_t now_ns);

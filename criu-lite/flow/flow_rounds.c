@@ -126,6 +126,13 @@ static void void_list(const guest_pages_vec *pages, StreamVoid *voids, StreamVoi
 	}
 }
 
+/* A busy machine makes a measurement longer, never shorter. */
+static void least(uint64_t *have, uint64_t ns)
+{
+	if (!*have || ns < *have)
+		*have = ns;
+}
+
 static int ready(struct migration *m, struct err *e)
 {
 	_cleanup_msg_ StreamAnswer *a = NULL;
@@ -136,8 +143,7 @@ static int ready(struct migration *m, struct err *e)
 		return ret;
 	uint64_t took = io_now_ns() - since, way = took > a->ns ? took - a->ns : 0;
 	m->costs.shape_ns = a->ns;
-	if (!m->costs.answer_ns || way < m->costs.answer_ns)
-		m->costs.answer_ns = way;
+	least(&m->costs.answer_ns, way);
 	return 0;
 }
 
@@ -234,8 +240,7 @@ static int track(struct migration *m, struct err *e)
 	throttle_pause(m->throttle);
 	int ret = guest_track(&m->guest, m->guest.tracker, e);
 	throttle_resume(m->throttle);
-	if (!m->costs.stop_ns)
-		m->costs.stop_ns = io_now_ns() - since;
+	least(&m->costs.stop_ns, io_now_ns() - since);
 	return ret;
 }
 
@@ -252,7 +257,7 @@ static int scan(struct migration *m, guest_pages_vec *pages, struct converge_rou
 	int ret = guest_scan_live(&m->guest, pages, e);
 	if (soft)
 		throttle_resume(m->throttle);
-	m->costs.scan_ns = io_now_ns() - now;
+	least(&m->costs.scan_ns, io_now_ns() - now);
 	return ret;
 }
 

@@ -256,6 +256,22 @@ static void max_rounds(void **state)
 	assert_int_equal(converge_next(&c, &q, &r, 0), CONVERGE_ENOUGH);
 }
 
+static void a_slow_switch_is_no_reason_to_go_on(void **state)
+{
+	struct flow_qos q;
+	struct converge c;
+	struct converge_round r = { .dirty = 4096, .interval_ns = 1000000, .send_ns = 1000000, .ran = 1,
+				    .fixed_ns = 400000000 };
+	enum converge_what what = CONVERGE_GO_ON;
+
+	qos_defaults(&q);
+	converge_begin(&c, 1 << 20, 0);
+	for (r.number = 1; what == CONVERGE_GO_ON && r.number < 50; r.number++)
+		what = converge_next(&c, &q, &r, 0);
+	assert_int_equal(what, CONVERGE_ENOUGH);
+	assert_int_equal(c.throttle, 0);
+}
+
 static void switchover_bandwidth_counts(void **state)
 {
 	struct flow_qos q;
@@ -285,6 +301,7 @@ int main(void)
 		cmocka_unit_test(novas_steps),
 		cmocka_unit_test(deadlines),
 		cmocka_unit_test(max_rounds),
+		cmocka_unit_test(a_slow_switch_is_no_reason_to_go_on),
 		cmocka_unit_test(switchover_bandwidth_counts),
 	};
 
