@@ -27,7 +27,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 # name: also those that it needs by modules.dep. Those that a kernel has built in, or has not at
 # all, are left out: the test that needs one says so.
 MODULES = ("virtio_pci virtio_net virtio_console virtio_blk virtio_balloon tun veth bridge sch_tbf "
-           "sch_netem inet_diag tcp_diag udp_diag raw_diag unix_diag netlink_diag af_packet_diag "
+           "sch_netem inet_diag tcp_diag udp_diag raw_diag unix_diag netlink_diag af_packet_diag zram "
            "nf_tables nft_ct nft_limit nf_conntrack nft_chain_nat nft_reject_inet nft_counter "
            "nf_log_syslog nft_log nfnetlink_log nfnetlink_queue dummy macvlan").split()
 

@@ -22,12 +22,13 @@ import vm  # noqa: E402
 
 
 class Image:
-  def __init__(self, package, build, directory):
+  def __init__(self, package, build, directory, name="initramfs"):
+    self.build = build
     cache = os.path.join(build, "vm")
     os.makedirs(cache, exist_ok=True)
     self.kernel = image.kernel(package, cache)
     self.vmlinuz = self.kernel.vmlinuz
-    self.initramfs = image.initramfs(self.kernel, build, os.path.join(directory, "initramfs"))
+    self.initramfs = image.initramfs(self.kernel, build, os.path.join(directory, name))
 
 
 class Report:
@@ -97,6 +98,8 @@ def parse():
   p.add_argument("--only", action="append", default=[], metavar="WORD",
                  help="cases with this in their name (may be repeated)")
   p.add_argument("--soak", type=int, default=200, metavar="N", help="moves of the soak")
+  p.add_argument("--no-connection", action="store_true",
+                 help="without the TCP connection that moves with the guest")
   p.add_argument("--keep", action="store_true", help="keep the logs of a run that passed, too")
   opts = p.parse_args()
   if os.geteuid():
@@ -117,17 +120,17 @@ def main():
       report("skip", "image", str(e))
       print("0 passed, 0 failed, 1 skipped")
       return 0
-    with vm.Net(img, directory) as net:
+    with vm.Net(img, directory, not opts.no_connection) as net:
       short_set(net, report)
     if opts.full:
       full.run(img, directory, report, opts)
     rc = report.end()
   finally:
     if rc and not opts.keep:
-      # The image is large and can be made again.
-      for path in (os.path.join(directory, "initramfs"), os.path.join(directory, "stripped")):
-        if os.path.exists(path):
-          os.unlink(path)
+      # The images are large and can be made again.
+      for name in ("initramfs", "initramfs-newer", "stripped"):
+        if os.path.exists(os.path.join(directory, name)):
+          os.unlink(os.path.join(directory, name))
     if rc or opts.keep:
       print("logs are in " + directory, file=sys.stderr)
     else:

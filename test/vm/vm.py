@@ -234,6 +234,10 @@ class Vm:
       return ""
     return base64.b64decode(data).decode(errors="replace")
 
+  def fetch(self, path):
+    """Bytes of a file."""
+    return base64.b64decode(self.ask({"get": path}, 60)["data"])
+
   def put(self, path, text):
     self.ask({"put": path, "data": base64.b64encode(text.encode()).decode()}, 30)
 
@@ -283,10 +287,11 @@ class Vm:
 
 
 class Net:
-  """The bridge, the third party, and the machines on it."""
+  """The bridge, the third party, and the machines on it. @connection: guests have one to the third
+  party while they move."""
 
-  def __init__(self, image, directory):
-    self.image, self.dir = image, directory
+  def __init__(self, image, directory, connection=True):
+    self.image, self.dir, self.connection = image, directory, connection
     self.vms = []
     self.hosts = hosts.Hosts(1, names=["third"])
     self.third = self.hosts[0]
