@@ -350,8 +350,7 @@ static void test_damaged(void **state)
 {
 	for (unsigned i = 0; i < sizeof(damaged) / sizeof(damaged[0]); i++) {
 		struct err e;
-		_cleanup_free_ char *page = page_of(damaged[i].text, strlen(damaged[i].text), -EINVAL, &e);
-
+		free(page_of(damaged[i].text, strlen(damaged[i].text), -EINVAL, &e));
 		if (strncmp(e.text, damaged[i].error, strlen(damaged[i].error)))
 			fail_msg("%s: said \"%s\", not \"%s\"", damaged[i].text, e.text, damaged[i].error);
 		assert_true(e.remedy[0]);
@@ -389,7 +388,7 @@ static void test_long_line(void **state)
 	struct err e;
 
 	memset(text, 'x', n);
-	_cleanup_free_ char *page = page_of(text, n, -EINVAL, &e);
+	free(page_of(text, n, -EINVAL, &e));
 	assert_non_null(strstr(e.text, "line 1: longer than"));
 }
 
