@@ -26,7 +26,7 @@ struct flow_net {
 	bool stuck;                  /* one of them could not be moved back */
 	struct mnl_socket *rt;
 	struct net_lock *lock;
-	struct net_catch *kept;      /* what peers send meanwhile; source only, NULL: no NFLOG here */
+	struct net_catch *kept;      /* what peers send meanwhile; source only, NULL: no NFLOG */
 	struct net_announcer *announcer;
 };
 
@@ -103,7 +103,8 @@ static int look(struct flow_net *fn, net_addr_vec *addrs, int control, struct er
 		if (ret < 0)
 			return ret;
 		if (is_end_of(control, a)) {
-			err_say(e, EINVAL, "address %s: this migration goes over it", net_addr_text(a, ip));
+			err_say(e, EINVAL, "address %s: this migration goes over it",
+				net_addr_text(a, ip));
 			return err_remedy(e, "reach the target from another address of this host");
 		}
 		struct net_addr *own = vec_new(&fn->addrs);
@@ -114,8 +115,8 @@ static int look(struct flow_net *fn, net_addr_vec *addrs, int control, struct er
 	return 0;
 }
 
-int flow_net_source(struct flow_net **out, const char *id, int netns, net_addr_vec *addrs, int control,
-		    struct err *e)
+int flow_net_source(struct flow_net **out, const char *id, int netns, net_addr_vec *addrs,
+		    int control, struct err *e)
 {
 	struct flow_net *fn;
 	int ret = net_new(&fn, id, true, netns, e);
@@ -181,7 +182,8 @@ static bool listens_everywhere(const struct net_conn *c)
 {
 	static const struct in6_addr any;
 
-	return net_conn_is_listener(c) && !memcmp(&c->local.v6, &any, c->family == AF_INET ? 4 : 16);
+	return net_conn_is_listener(c) &&
+	       !memcmp(&c->local.v6, &any, c->family == AF_INET ? 4 : 16);
 }
 
 /* Who listens on any address of this host listens on those that move, also when they have left. */
@@ -210,7 +212,8 @@ int flow_net_close(struct flow_net *fn, const struct net_conn *conns, size_t n, 
 	if (ret == 0 && more.n)
 		ret = net_lock_add(fn->lock, more.at, more.n, e);
 	vec_free(&more);
-	log_debug("network lock: %zu connections in %.3f ms", n, (double)(io_now_ns() - since) / 1e6);
+	log_debug("network lock: %zu connections in %.3f ms", n,
+		  (double)(io_now_ns() - since) / 1e6);
 	return ret;
 }
 
@@ -293,7 +296,8 @@ static int move_back(struct flow_net *fn, struct err *e)
 	for (; fn->moved; fn->moved--) {
 		const struct net_addr *a = &fn->addrs.at[fn->moved - 1];
 		struct err why = ERR_INIT;
-		int ret = fn->is_source ? net_addr_put(fn->rt, a, true, &why) : net_addr_take(fn->rt, a, &why);
+		int ret = fn->is_source ? net_addr_put(fn->rt, a, true, &why)
+					: net_addr_take(fn->rt, a, &why);
 
 		if (ret == 0)
 			continue;
@@ -349,7 +353,8 @@ int flow_net_keep(struct flow_net *fn, struct err *e)
 	if (!fn)
 		return 0;
 	/* whoever lifts it says whether they come back */
-	int noted = fn->moved ? net_lock_note(fn->lock, NET_UNDO_PUT, fn->addrs.at, fn->moved, e) : 0;
+	int noted = fn->moved ? net_lock_note(fn->lock, NET_UNDO_PUT, fn->addrs.at, fn->moved, e)
+			      : 0;
 	int kept = net_lock_keep(fn->lock, noted < 0 ? &why : e);
 
 	net_free(fn);

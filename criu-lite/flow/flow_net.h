@@ -11,9 +11,9 @@
  *     ... GO, RUNNING: guest's sockets here are gone (TCP_REPAIR: silently) ...
  *   flow_net_caught()        -> to the target: what peers sent meanwhile
  *   flow_net_done()        success
- *   flow_net_undo()        failure before GO: addresses are back, the lock is open, sockets have what
- *                          came meanwhile. Call it when the guest's sockets are as they were, and
- *                          flow_net_done() when the guest runs: that waits some 10 ms for the kernel.
+ *   flow_net_undo()        failure before GO: addresses are back, the lock is open, sockets have
+ *                          what came meanwhile. Call it when the guest's sockets are as they were,
+ *                          and flow_net_done() when the guest runs: that waits 10 ms for the kernel.
  *   flow_net_keep()        undecided: it stays as it is until flow_net_lift_kept()
  *
  * Target:
@@ -28,10 +28,10 @@
  *   flow_net_replay()      what the source caught
  *   flow_net_done()        when the guest runs; flow_net_undo() before it otherwise
  *
- * Dump: source without addresses, then flow_net_undo() and flow_net_done() (the guest goes on), only
- * flow_net_done() (its connections end here) or flow_net_keep() (they wait for restore). Restore:
- * flow_net_lift_kept() before sockets leave TCP_REPAIR; flow_net_target() without addresses where there
- * is no kept lock, on another host.
+ * Dump: source without addresses, then flow_net_undo() and flow_net_done() (the guest goes on),
+ * only flow_net_done() (its connections end here) or flow_net_keep() (they wait for restore).
+ * Restore: flow_net_lift_kept() before sockets leave TCP_REPAIR; flow_net_target() without
+ * addresses where there is no kept lock, on another host.
  *
  * All of it is nothing where there are neither connections nor addresses: pass NULL.
  */
@@ -43,15 +43,15 @@
 
 struct flow_net;
 
-/* At each start of criu-lite, and in the guard when its owner has died: undoes what criu-lites that died
- * have left. What cannot be undone is warned of. */
+/* At each start of criu-lite, and in the guard when its owner has died: undoes what criu-lites
+ * that died have left. What cannot be undone is warned of. */
 void flow_net_sweep(void);
 
-/* `id`: of the migration; `netns`: the guest's network (fd), -1: ours; `control`: connection to the
- * target (-1: none), which must not be one that breaks with the addresses. `addrs` are looked up in place
- * and stay the caller's. */
-int flow_net_source(struct flow_net **fn, const char *id, int netns, net_addr_vec *addrs, int control,
-		    struct err *e);
+/* `id`: of the migration; `netns`: the guest's network (fd), -1: ours; `control`: connection to
+ * the target (-1: none), which must not be one that breaks with the addresses. `addrs` are looked
+ * up in place and stay the caller's. */
+int flow_net_source(struct flow_net **fn, const char *id, int netns, net_addr_vec *addrs,
+		    int control, struct err *e);
 /* `lines`: what flow_net_addresses() gave. */
 int flow_net_target(struct flow_net **fn, const char *id, int netns, char *const *lines, size_t n,
 		    struct err *e);
@@ -78,7 +78,7 @@ int flow_net_undo(struct flow_net *fn, struct err *e);
 int flow_net_done(struct flow_net *fn, struct err *e);
 int flow_net_keep(struct flow_net *fn, struct err *e);
 
-/* Name of a kept lock (for the images, for messages) and its lifting. `back`: its addresses come back
- * here. -ENOENT: there is none. */
+/* Name of a kept lock (for the images, for messages) and its lifting. `back`: its addresses come
+ * back here. -ENOENT: there is none. */
 const char *flow_net_id(const struct flow_net *fn);
 int flow_net_lift_kept(const char *id, bool back, struct err *e);

@@ -49,7 +49,8 @@ int flow_script_check(const char *script, struct err *e)
 	if (S_ISREG(st.st_mode) && access(script, X_OK) == 0)
 		return 0;
 	err_say(e, EACCES, "action script %s cannot be run", script);
-	return err_remedy(e, "chmod +x %s; its first line must name its interpreter, as #!/bin/sh", script);
+	return err_remedy(e, "chmod +x %s; its first line must name its interpreter, as #!/bin/sh",
+			  script);
 }
 
 /* ---- environment ---- */
@@ -60,8 +61,8 @@ static void add(char **list, size_t *n, const char *name, const char *value)
 		list[(*n)++] = xasprintf("%s=%s", name, value);
 }
 
-/* The caller's environment, with ours in place of what it has of these names; the first *own strings
- * are to be freed. */
+/* The caller's environment, with ours in place of what it has of these names; the first *own
+ * strings are to be freed. */
 static char **make_environment(const char *action, const struct script_env *env, size_t *own)
 {
 	static const char *const prefixes[] = { "CRTOOLS_", "CRIU_LITE_" };
@@ -91,8 +92,8 @@ static char **make_environment(const char *action, const struct script_env *env,
 
 /* ---- running ---- */
 
-/* As from a shell: no signal blocked or ignored, no descriptor of ours, usual scheduling (in the switch
- * we run before all others), a process group of its own to be killed as a whole. */
+/* As from a shell: no signal blocked or ignored, no descriptor of ours, usual scheduling (in the
+ * switch we run before all others), a process group of its own to be killed as a whole. */
 static int start(pid_t *pid, const char *script, char **environment)
 {
 	posix_spawnattr_t attr;
@@ -134,7 +135,8 @@ static bool ends_in_time(pid_t pid, unsigned timeout_ms)
 	return n == 1;
 }
 
-static int await(const char *script, const char *action, pid_t pid, unsigned timeout_ms, struct err *e)
+static int await(const char *script, const char *action, pid_t pid, unsigned timeout_ms,
+		 struct err *e)
 {
 	bool ended = ends_in_time(pid, timeout_ms);
 	int status = 0;
@@ -145,13 +147,15 @@ static int await(const char *script, const char *action, pid_t pid, unsigned tim
 		if (errno != EINTR)
 			return err_set(e, errno, "action script %s (%s): waitpid", script, action);
 	if (!ended) {
-		err_say(e, ETIMEDOUT, "action script %s (%s) did not end within %u s and was killed", script,
+		err_say(e, ETIMEDOUT,
+			"action script %s (%s) did not end within %u s and was killed", script,
 			action, timeout_ms / 1000);
-		return err_remedy(e, "the guest waits for it: let it start long work in the background");
+		return err_remedy(
+			e, "the guest waits for it: let it start long work in the background");
 	}
 	if (WIFSIGNALED(status))
-		return err_say(e, ECANCELED, "action script %s (%s) was ended by signal %d (%s)", script,
-			       action, WTERMSIG(status), strsignal(WTERMSIG(status)));
+		return err_say(e, ECANCELED, "action script %s (%s) was ended by signal %d (%s)",
+			       script, action, WTERMSIG(status), strsignal(WTERMSIG(status)));
 	if (WEXITSTATUS(status)) {
 		err_say(e, ECANCELED, "action script %s (%s) ended with code %d", script, action,
 			WEXITSTATUS(status));
@@ -172,10 +176,12 @@ static int run(const char *script, const char *action, const struct script_env *
 	free(environment);
 	if (code)
 		return err_set(e, code, "action script %s (%s)", script, action);
-	return await(script, action, pid, env->timeout_ms ? env->timeout_ms : FLOW_SCRIPT_TIMEOUT_MS, e);
+	return await(script, action, pid,
+		     env->timeout_ms ? env->timeout_ms : FLOW_SCRIPT_TIMEOUT_MS, e);
 }
 
-int flow_script_run(const char *script, const char *action, const struct script_env *env, struct err *e)
+int flow_script_run(const char *script, const char *action, const struct script_env *env,
+		    struct err *e)
 {
 	int which = find_action(action), ret;
 

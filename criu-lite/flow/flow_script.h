@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * --action-script PATH: a program of the administrator, run at the steps that CRIU names. It moves what
- * criu-lite does not know: a floating IP, a container's network, a load balancer's entry.
+ * --action-script PATH: a program of the administrator, run at the steps that CRIU names. It moves
+ * what criu-lite does not know: a floating IP, a container's network, a load balancer's entry.
  *
  *   action                 when                                              if it fails
  *   pre-dump               before the guest is touched                       the operation fails
@@ -17,8 +17,9 @@
  *
  * Environment: CRTOOLS_SCRIPT_ACTION, CRTOOLS_IMAGE_DIR, CRTOOLS_INIT_PID (pid of the root task as
  * criu-lite sees it) as CRIU sets them; CRIU_LITE_PEER (the other host), CRIU_LITE_ID (of the
- * migration), CRIU_LITE_SIDE (source or target), CRIU_LITE_ADDRESSES (those that move, by spaces). What
- * is not known is not set. Standard input is /dev/null, its output goes to our standard error.
+ * migration), CRIU_LITE_SIDE (source or target), CRIU_LITE_ADDRESSES (those that move, by spaces).
+ * What is not known is not set. Standard input is /dev/null, its output goes to our standard
+ * error.
  */
 #pragma once
 
@@ -32,9 +33,10 @@ struct script_env {
 	const char *image_dir;       /* NULL: none, as below */
 	pid_t init_pid;              /* 0: none yet */
 	const char *peer, *id, *side, *addresses;
-	unsigned timeout_ms;         /* 0: FLOW_SCRIPT_TIMEOUT_MS; then it is killed, which is a failure */
+	unsigned timeout_ms;         /* 0: FLOW_SCRIPT_TIMEOUT_MS; then it is killed: a failure */
 };
 
 /* Before anything begins: it can be run. NULL: there is none, which is fine here and below. */
 int flow_script_check(const char *script, struct err *e);
-int flow_script_run(const char *script, const char *action, const struct script_env *env, struct err *e);
+int flow_script_run(const char *script, const char *action, const struct script_env *env,
+		    struct err *e);

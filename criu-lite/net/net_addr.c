@@ -16,7 +16,8 @@
 /* linux/ip.h has the numbers, but not beside netinet/ip.h */
 #define PROMOTE_SECONDARIES 20   /* IPV4_DEVCONF_PROMOTE_SECONDARIES */
 
-#define KEPT_FLAGS (IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_NOPREFIXROUTE | IFA_F_MCAUTOJOIN)
+#define KEPT_FLAGS \
+	(IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_NOPREFIXROUTE | IFA_F_MCAUTOJOIN)
 #define USABLE_MS  100           /* an IPv6 address gets its route from a work queue */
 
 static size_t ip_size(int family) { return family == AF_INET ? 4 : 16; }
@@ -153,7 +154,10 @@ static void read_attrs(const struct nlmsghdr *nlh, struct net_addr *a)
 		case IFA_LABEL: snprintf(a->label, sizeof(a->label), "%s", (const char *)p); break;
 		case IFA_FLAGS: a->flags = mnl_attr_get_u32(attr); break;
 		case IFA_RT_PRIORITY: a->metric = mnl_attr_get_u32(attr); break;
-		case IFA_CACHEINFO: a->valid = life->ifa_valid; a->preferred = life->ifa_prefered; break;
+		case IFA_CACHEINFO:
+			a->valid = life->ifa_valid;
+			a->preferred = life->ifa_prefered;
+			break;
 		}
 	}
 	if (!has_local)
@@ -164,10 +168,9 @@ static void read_attrs(const struct nlmsghdr *nlh, struct net_addr *a)
 
 static bool same_net(const struct net_addr *a, const struct net_addr *b)
 {
-	uint32_t mask = htonl(~0u << (32 - a->prefix));
-
-	return a->family == AF_INET && a->prefix == b->prefix &&
-	       !((a->ip.v4.s_addr ^ b->ip.v4.s_addr) & mask);
+	if (a->family != AF_INET || a->prefix != b->prefix)
+		return false;
+	return !((a->ip.v4.s_addr ^ b->ip.v4.s_addr) & htonl(~0u << (32 - a->prefix)));
 }
 
 static int match_addr(const struct nlmsghdr *nlh, void *data)
@@ -211,14 +214,16 @@ static int search(struct mnl_socket *rt, struct search *s, struct err *e)
 static int complain(const struct search *s, struct err *e)
 {
 	if (s->other_length) {
-		err_say(e, EADDRNOTAVAIL, "it is here with another length of prefix, /%u", s->got.prefix);
+		err_say(e, EADDRNOTAVAIL, "it is here with another length of prefix, /%u",
+			s->got.prefix);
 		return err_remedy(e, "give its length as \"ip address\" shows it");
 	}
 	if (s->found > 1) {
 		err_say(e, ENOTUNIQ, "%u devices have it", s->found);
 		return err_remedy(e, "name the device: ADDRESS/LENGTH@DEVICE");
 	}
-	err_say(e, EADDRNOTAVAIL, "%s%s does not have it", s->index ? "device " : "", s->index ? s->a->dev : "this host");
+	err_say(e, EADDRNOTAVAIL, "%s%s does not have it", s->index ? "device " : "",
+		s->index ? s->a->dev : "this host");
 	return err_remedy(e, "look at \"ip address\"");
 }
 
@@ -229,8 +234,8 @@ static void warn_of_routes(const struct net_addr *a, bool last)
 
 	net_addr_text(a, ip);
 	if (last && a->family == AF_INET)
-		log_warn("%s is the last IPv4 address of %s: all IPv4 routes through %s go with it", ip,
-			 a->dev, a->dev);
+		log_warn("%s is the last IPv4 address of %s: all IPv4 routes through %s go with it",
+			 ip, a->dev, a->dev);
 	else if (by_source)
 		log_warn("%s: %u routes have it as their source and go with it", ip, by_source);
 }
@@ -334,7 +339,9 @@ int net_addr_take(struct mnl_socket *rt, const struct net_addr *a, struct err *e
 	ret = ask(rt, nlh, NULL, NULL);
 	if (a->promote)
 		set_promotes(rt, a->index, false, &ignored);
-	return ret < 0 ? err_set(e, -ret, "address %s: taking it from %s", net_addr_text(a, ip), a->dev) : 0;
+	if (ret == 0)
+		return 0;
+	return err_set(e, -ret, "address %s: taking it from %s", net_addr_text(a, ip), a->dev);
 }
 
 static int wait_usable(struct mnl_socket *rt, const struct net_addr *a, struct err *e)

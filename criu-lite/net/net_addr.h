@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Addresses that move with the guest: looked up while it still runs, taken away and put in the freeze
- * (one netlink message each), and put back should it stay after all.
+ * Addresses that move with the guest: looked up while it still runs, taken away and put in the
+ * freeze (one netlink message each), and put back should it stay after all.
  */
 #pragma once
 
@@ -59,6 +59,6 @@ int net_addr_room(struct mnl_socket *rt, struct net_addr *a, struct err *e);
 
 /* Takes it off its device; other addresses of its subnet stay. */
 int net_addr_take(struct mnl_socket *rt, const struct net_addr *a, struct err *e);
-/* Puts it on `dev`; an IPv6 address can be used when this returns. `back`: with the routes that went
- * with it, and it is no error if it is there already. */
+/* Puts it on `dev`; an IPv6 address can be used when this returns. `back`: with the routes that
+ * went with it, and it is no error if it is there already. */
 int net_addr_put(struct mnl_socket *rt, const struct net_addr *a, bool back, struct err *e);

@@ -33,9 +33,10 @@ static int take_ip(struct net_addr *a, char *text, struct err *e)
 		return err_say(e, EINVAL, "\"%s\" is not an IPv4 or IPv6 address", text);
 	unsigned long prefix = strtoul(slash + 1, &end, 10), max = a->family == AF_INET ? 32 : 128;
 
-	if (end == slash + 1 || *end || slash[1] == '-' || slash[1] == '+' || !prefix || prefix > max)
-		return err_say(e, EINVAL, "the length of its prefix must be 1 to %lu, not \"%s\"", max,
-			       slash + 1);
+	if (end == slash + 1 || *end || slash[1] == '-' || slash[1] == '+' || !prefix ||
+	    prefix > max)
+		return err_say(e, EINVAL, "the length of its prefix must be 1 to %lu, not \"%s\"",
+			       max, slash + 1);
 	a->prefix = (uint8_t)prefix;
 	return 0;
 }
@@ -89,15 +90,17 @@ static const char *or_none(const char *s) { return *s ? s : "-"; }
 
 char *net_addr_pack(const struct net_addr *a)
 {
-	char ip[INET6_ADDRSTRLEN + 4], broadcast[INET_ADDRSTRLEN] = "-", peer[INET6_ADDRSTRLEN] = "-";
+	char broadcast[INET_ADDRSTRLEN] = "-", peer[INET6_ADDRSTRLEN] = "-";
+	char ip[INET6_ADDRSTRLEN + 4];
 
 	if (a->has_broadcast)
 		inet_ntop(AF_INET, &a->broadcast, broadcast, sizeof(broadcast));
 	if (a->has_peer)
 		inet_ntop(a->family, &a->peer, peer, sizeof(peer));
-	return xasprintf("%d %s %u %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %s %s %s %s", VERSION,
-			 net_addr_text(a, ip), a->scope, a->flags, a->valid, a->preferred, a->metric,
-			 or_none(a->dev), or_none(a->target), or_none(a->label), broadcast, peer);
+	return xasprintf("%d %s %u %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %s %s %s %s %s",
+			 VERSION, net_addr_text(a, ip), a->scope, a->flags, a->valid, a->preferred,
+			 a->metric, or_none(a->dev), or_none(a->target), or_none(a->label),
+			 broadcast, peer);
 }
 
 static int take_field(char to[IFNAMSIZ], const char *from, const char *what, struct err *e)
@@ -144,7 +147,8 @@ void net_addr_land(struct net_addr *a)
 
 	if (*a->target) {
 		/* "eth0:db" on eth1 is "eth1:db", if there is room for that */
-		bool own = n && !strncmp(a->label, a->dev, n) && (a->label[n] == ':' || !a->label[n]);
+		bool own = n && !strncmp(a->label, a->dev, n) &&
+			   (a->label[n] == ':' || !a->label[n]);
 
 		snprintf(label, sizeof(label), "%s%s", a->target, own ? a->label + n : "");
 		strcpy(a->dev, a->target);

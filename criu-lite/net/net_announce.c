@@ -23,7 +23,8 @@
 #include "net_nl.h"
 #include "net_route.h"
 
-/* An address's device. libnet asks in the network that the thread is in: so once, at the beginning. */
+/* An address's device. libnet asks in the network that the thread is in: so once, at the
+ * beginning. */
 struct link {
 	libnet_t *l;                 /* NULL: nobody to tell */
 	uint8_t mac[6];
@@ -70,15 +71,15 @@ static bool is_router(const char *dev)
 static void send_advertisement(const struct link *to, const struct net_addr *a)
 {
 	struct libnet_in6_addr ip, all_nodes = { .__u6_addr.__u6_addr8 = { 0xff, 2, [15] = 1 } };
-	uint32_t flags = ND_NA_FLAG_OVERRIDE | (to->is_router ? ND_NA_FLAG_ROUTER : 0);
+	uint32_t flags = ntohl(ND_NA_FLAG_OVERRIDE | (to->is_router ? ND_NA_FLAG_ROUTER : 0));
 	uint8_t option[6];
 	libnet_t *l = to->l;
 
 	memcpy(&ip, &a->ip.v6, sizeof(ip));
 	memcpy(option, to->mac, sizeof(option));
 	libnet_clear_packet(l);
-	if (libnet_build_icmpv6_ndp_opt(ND_OPT_TARGET_LINKADDR, option, sizeof(option), l, 0) >= 0 &&
-	    libnet_build_icmpv6_ndp_nadv(ND_NEIGHBOR_ADVERT, 0, 0, ntohl(flags), ip, NULL, 0, l, 0) >= 0 &&
+	if (libnet_build_icmpv6_ndp_opt(ND_OPT_TARGET_LINKADDR, option, 6, l, 0) >= 0 &&
+	    libnet_build_icmpv6_ndp_nadv(ND_NEIGHBOR_ADVERT, 0, 0, flags, ip, NULL, 0, l, 0) >= 0 &&
 	    libnet_build_ipv6(0, 0, 32, IPPROTO_ICMPV6, 255, ip, all_nodes, NULL, 0, l, 0) >= 0 &&
 	    libnet_build_ethernet(all_nodes_mac, to->mac, ETHERTYPE_IPV6, NULL, 0, l, 0) >= 0)
 		libnet_write(l);
@@ -96,14 +97,16 @@ static void announce(const struct link *to, const struct net_addr *a)
 
 /* ---- the process ---- */
 
-/* The rounds after the first. An address may have moved on since the last one: then it is another host's
- * to announce. */
-static void rounds(const struct link *links, struct mnl_socket *rt, const struct net_addr *addrs, size_t n)
+/* The rounds after the first. An address may have moved on since the last one: then it is another
+ * host's to announce. */
+static void rounds(const struct link *links, struct mnl_socket *rt, const struct net_addr *addrs,
+		   size_t n)
 {
 	long ms = NET_ANNOUNCE_INITIAL_MS;
 
 	for (int round = 1; round < NET_ANNOUNCE_ROUNDS; round++) {
-		nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
+		nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000},
+			  NULL);
 		for (size_t i = 0; i < n; i++)
 			if (links[i].l && net_route_is_local(rt, addrs[i].family, &addrs[i].ip))
 				announce(&links[i], &addrs[i]);
@@ -120,8 +123,9 @@ static bool has_neighbours(const char *dev)
 
 	snprintf(hw.ifr_name, sizeof(hw.ifr_name), "%s", dev);
 	flags = hw;
-	return fd >= 0 && ioctl(fd, SIOCGIFHWADDR, &hw) == 0 && ioctl(fd, SIOCGIFFLAGS, &flags) == 0 &&
-	       hw.ifr_hwaddr.sa_family == ARPHRD_ETHER && !(flags.ifr_flags & (IFF_NOARP | IFF_LOOPBACK));
+	return fd >= 0 && ioctl(fd, SIOCGIFHWADDR, &hw) == 0 &&
+	       ioctl(fd, SIOCGIFFLAGS, &flags) == 0 && hw.ifr_hwaddr.sa_family == ARPHRD_ETHER &&
+	       !(flags.ifr_flags & (IFF_NOARP | IFF_LOOPBACK));
 }
 
 static struct link *open_links(const struct net_addr *addrs, size_t n)
@@ -135,8 +139,10 @@ static struct link *open_links(const struct net_addr *addrs, size_t n)
 
 		if (!has_neighbours(addrs[i].dev))
 			continue;
-		if (!(l = libnet_init(LIBNET_LINK, addrs[i].dev, why)) || !(mac = libnet_get_hwaddr(l))) {
-			log_warn("address on %s will not be announced: %s", addrs[i].dev, l ? "no MAC" : why);
+		if (!(l = libnet_init(LIBNET_LINK, addrs[i].dev, why)) ||
+		    !(mac = libnet_get_hwaddr(l))) {
+			log_warn("address on %s will not be announced: %s", addrs[i].dev,
+				 l ? "no MAC" : why);
 			if (l)
 				libnet_destroy(l);
 			continue;
@@ -235,7 +241,8 @@ void net_announcer_go(struct net_announcer *a)
 		if (a->links[i].l)
 			announce(&a->links[i], &a->addrs[i]);
 	if (write(a->line, "g", 1) != 1)
-		log_warn("the guest's addresses are announced once only: the process for more has died");
+		log_warn("the guest's addresses are announced once only: the process for more has "
+			 "died");
 }
 
 void net_announcer_free(struct net_announcer *a)

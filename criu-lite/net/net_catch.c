@@ -73,11 +73,13 @@ static int open_group(struct net_catch *c, struct err *e)
 	if (ret == 0)
 		ret = set_mode(c);
 	if (ret == -EINVAL || ret == -ENOENT) /* no such subsystem of nfnetlink */
-		return err_say(e, EOPNOTSUPP, "this kernel has no NFLOG (CONFIG_NETFILTER_NETLINK_LOG)");
+		return err_say(e, EOPNOTSUPP,
+			       "this kernel has no NFLOG (CONFIG_NETFILTER_NETLINK_LOG)");
 	if (ret < 0)
 		return err_set(e, -ret, "NFLOG");
-	if (setsockopt(mnl_socket_get_fd(c->nl), SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0)
-		setsockopt(mnl_socket_get_fd(c->nl), SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	int fd = net_catch_fd(c);
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0)
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
 	return 0;
 }
 
@@ -118,7 +120,8 @@ static int keep(const struct nlmsghdr *nlh, void *data)
 
 		if (mnl_attr_get_type(attr) != NFULA_PAYLOAD)
 			continue;
-		uint8_t le[4] = { (uint8_t)n, (uint8_t)(n >> 8), (uint8_t)(n >> 16), (uint8_t)(n >> 24) };
+		uint8_t le[4] = {(uint8_t)n, (uint8_t)(n >> 8), (uint8_t)(n >> 16),
+				 (uint8_t)(n >> 24)};
 		buf_put(out, le, sizeof(le));
 		buf_put(out, mnl_attr_get_payload(attr), n);
 	}
@@ -136,7 +139,8 @@ int net_catch_take(struct net_catch *c, struct buf *out, struct err *e)
 			return 0;
 		if (n < 0 && errno == ENOBUFS) {
 			if (!c->lost_said)
-				log_info("more came during the switch than can be kept: peers will repeat it");
+				log_info("more came during the switch than can be kept: peers will "
+					 "repeat it");
 			c->lost_said = true;
 			continue;
 		}

@@ -35,7 +35,8 @@ static void take(struct net_conn *c, struct net_end *end, const struct sockaddr 
 bool net_conn_set(struct net_conn *c, const struct sockaddr *local, const struct sockaddr *remote)
 {
 	if ((local->sa_family != AF_INET && local->sa_family != AF_INET6) ||
-	    (remote && (remote->sa_family != local->sa_family || is_mapped(remote) != is_mapped(local))))
+	    (remote &&
+	     (remote->sa_family != local->sa_family || is_mapped(remote) != is_mapped(local))))
 		return false;
 	*c = (struct net_conn){
 		.family = is_mapped(local) ? AF_INET : (uint8_t)local->sa_family,

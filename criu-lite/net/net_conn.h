@@ -21,12 +21,13 @@ struct net_end {
 
 struct net_conn {
 	uint8_t family;              /* on the wire: AF_INET also for v4-mapped addresses */
-	struct net_end local, remote; /* listening: remote is all zero, local.v4/v6 may be any address */
+	struct net_end local;        /* listening: may be any address */
+	struct net_end remote;       /* listening: all zero */
 	uint32_t ifindex;            /* of link-local addresses and bound sockets; 0: by route */
 
 	/* What a segment of this connection must carry. Only net_provoke() reads it. */
 	bool has_seq;
-	uint32_t snd_nxt;            /* next byte to the peer (the end of what was sent, not queued) */
+	uint32_t snd_nxt;            /* next byte to the peer: the end of what was sent */
 	uint32_t rcv_nxt;            /* next byte expected from it */
 	uint16_t window;             /* as it stands in the header: shifted already */
 	bool has_ts;                 /* timestamps were negotiated */
@@ -35,9 +36,9 @@ struct net_conn {
 
 typedef VEC(struct net_conn) net_conn_vec;
 
-/* Takes addresses and ports from getsockname() and getpeername(); v4-mapped become AF_INET. `remote`
- * NULL: a listening socket. A dual-stack listener (:: without IPV6_V6ONLY) is two: pass it twice, the
- * second time as 0.0.0.0. False: not an IP socket, or its two ends differ in family. */
+/* Takes addresses and ports from getsockname() and getpeername(); v4-mapped become AF_INET.
+ * `remote` NULL: a listening socket. A dual-stack listener (:: without IPV6_V6ONLY) is two: pass
+ * it twice, the second time as 0.0.0.0. False: not an IP socket, or its two ends differ. */
 bool net_conn_set(struct net_conn *c, const struct sockaddr *local, const struct sockaddr *remote);
 
 static inline bool net_conn_is_listener(const struct net_conn *c) { return !c->remote.port; }

@@ -36,7 +36,8 @@ static int make_table(struct net_lock *l, int netns, int group, struct err *e)
 		err_clear(e);
 		ret = net_table_make(l->table, NET_LOCK_NO_GROUP, e);
 		if (ret == 0)
-			log_info("this kernel cannot keep segments that come during the switch (CONFIG_NFT_LOG)");
+			log_info("this kernel cannot keep segments that come during the switch "
+				 "(CONFIG_NFT_LOG)");
 	}
 	return ret;
 }

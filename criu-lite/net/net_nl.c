@@ -85,7 +85,8 @@ static void drain(struct mnl_socket *nl, char *buf)
 		;
 }
 
-int net_nl_ask(struct mnl_socket *nl, const void *msgs, size_t n, uint32_t last, mnl_cb_t cb, void *data)
+int net_nl_ask(struct mnl_socket *nl, const void *msgs, size_t n, uint32_t last, mnl_cb_t cb,
+	       void *data)
 {
 	_cleanup_free_ char *buf = malloc(NET_NL_BUF);
 	unsigned port = mnl_socket_get_portid(nl);

@@ -19,6 +19,7 @@ int net_nl_open(struct mnl_socket **nl, int bus, int netns, struct err *e);
 void net_nl_close(struct mnl_socket **nl);
 #define _cleanup_nl_ _cleanup_(net_nl_close)
 
-/* Sends `n` bytes of messages; reads until the answer to `last` has come: the end of a dump (`cb` sees
- * each message) or the acknowledgement. Returns -errno as the kernel says it, without a text. */
-int net_nl_ask(struct mnl_socket *nl, const void *msgs, size_t n, uint32_t last, mnl_cb_t cb, void *data);
+/* Sends `n` bytes of messages; reads until the answer to `last` has come: the end of a dump (`cb`
+ * sees each message) or the acknowledgement. Returns -errno as the kernel says it, no text. */
+int net_nl_ask(struct mnl_socket *nl, const void *msgs, size_t n, uint32_t last, mnl_cb_t cb,
+	       void *data);

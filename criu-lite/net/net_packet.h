@@ -20,6 +20,6 @@ struct net_packet {
 /* False: not a whole TCP segment (a fragment, damaged, with extension headers of IPv6). */
 bool net_packet_tcp(struct net_packet *p, uint8_t *at, size_t n);
 
-/* The checksum is right, or was left to the network card by a sender on this machine (veth, or merged
- * by the receiving driver): then it is completed. False: damaged. */
+/* The checksum is right, or was left to the network card by a sender on this machine (veth, or
+ * merged by the receiving driver): then it is completed. False: damaged. */
 bool net_packet_complete(struct net_packet *p);

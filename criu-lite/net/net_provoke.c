@@ -29,8 +29,8 @@ static bool build_tcp(libnet_t *l, const struct net_conn *c, size_t *size)
 	put32(options + 8, c->ts_ecr);
 	if (c->has_ts && libnet_build_tcp_options(options, sizeof(options), l, 0) < 0)
 		return false;
-	return libnet_build_tcp(c->local.port, c->remote.port, c->snd_nxt, c->rcv_nxt, TH_ACK, c->window, 0, 0,
-				(uint16_t)*size, NULL, 0, l, 0) >= 0;
+	return libnet_build_tcp(c->local.port, c->remote.port, c->snd_nxt, c->rcv_nxt, TH_ACK,
+				c->window, 0, 0, (uint16_t)*size, NULL, 0, l, 0) >= 0;
 }
 
 static bool build_ip(libnet_t *l, const struct net_conn *c, size_t size)
@@ -38,11 +38,13 @@ static bool build_ip(libnet_t *l, const struct net_conn *c, size_t size)
 	struct libnet_in6_addr src, dst;
 
 	if (c->family == AF_INET)
-		return libnet_build_ipv4((uint16_t)(LIBNET_IPV4_H + size), 0, 0, IP_DF, HOPS, IPPROTO_TCP, 0,
-					 c->local.v4.s_addr, c->remote.v4.s_addr, NULL, 0, l, 0) >= 0;
+		return libnet_build_ipv4((uint16_t)(LIBNET_IPV4_H + size), 0, 0, IP_DF, HOPS,
+					 IPPROTO_TCP, 0, c->local.v4.s_addr, c->remote.v4.s_addr,
+					 NULL, 0, l, 0) >= 0;
 	memcpy(&src, &c->local.v6, sizeof(src));
 	memcpy(&dst, &c->remote.v6, sizeof(dst));
-	return libnet_build_ipv6(0, 0, (uint16_t)size, IPPROTO_TCP, HOPS, src, dst, NULL, 0, l, 0) >= 0;
+	return libnet_build_ipv6(0, 0, (uint16_t)size, IPPROTO_TCP, HOPS, src, dst, NULL, 0, l,
+				 0) >= 0;
 }
 
 /* Link-local addresses mean something only with their device. */
@@ -100,7 +102,8 @@ int net_provoke(const struct net_conn *conns, size_t n, unsigned acks, int netns
 		if (provoke(l[six], &conns[i], acks, &bound[six]))
 			served++;
 		else
-			log_debug("%s: %s", net_conn_text(&conns[i], text), libnet_geterror(l[six]));
+			log_debug("%s: %s", net_conn_text(&conns[i], text),
+				  libnet_geterror(l[six]));
 	}
 	for (int i = 0; i < 2; i++)
 		if (l[i])

@@ -28,7 +28,8 @@ int net_id_check(const char *id, struct err *e)
 			n = 0;
 	if (n && n <= NET_ID_MAX)
 		return 0;
-	return err_say(e, EINVAL, "network lock \"%.80s\": an id has 1 to %d letters, digits, '-' and '_'", id,
+	return err_say(e, EINVAL,
+		       "network lock \"%.80s\": an id has 1 to %d letters, digits, '-' and '_'", id,
 		       NET_ID_MAX);
 }
 
@@ -90,9 +91,9 @@ int net_record_write(const struct net_record *r, bool fresh, struct err *e)
 		return ret;
 	snprintf(path, sizeof(path), LOCKS "/%s", r->id);
 	snprintf(tmp, sizeof(tmp), LOCKS "/.%s.%d", r->id, getpid());
-	_cleanup_free_ char *text = xasprintf("%d %d %" PRIu64 " %" PRIu64 " %" PRIu64 "\n%s", VERSION,
-					      r->owner, r->start_time, r->pid_ns, r->net_ns,
-					      r->undo ? r->undo : "");
+	_cleanup_free_ char *text = xasprintf("%d %d %" PRIu64 " %" PRIu64 " %" PRIu64 "\n%s",
+					      VERSION, r->owner, r->start_time, r->pid_ns,
+					      r->net_ns, r->undo ? r->undo : "");
 	if ((ret = io_spill(tmp, text, strlen(text), e)) < 0)
 		return ret;
 	/* link() does not replace, rename() does; a half-written record is never seen */
@@ -117,7 +118,8 @@ int net_record_read(struct net_record *r, const char *id, struct err *e)
 	*r = (struct net_record){ .owner = -1 };
 	strcpy(r->id, id);
 	if (sscanf((char *)b.at, "%d %d %" SCNu64 " %" SCNu64 " %" SCNu64, &version, &r->owner,
-		   &r->start_time, &r->pid_ns, &r->net_ns) != 5 || version != VERSION || r->owner < 0)
+		   &r->start_time, &r->pid_ns, &r->net_ns) != 5 ||
+	    version != VERSION || r->owner < 0)
 		return err_say(e, EBADMSG, "%s: not a record of a network lock", path);
 	const char *undo = strchr((char *)b.at, '\n');
 	if (undo && undo[1])
@@ -151,7 +153,8 @@ static void from_hex(const char *hex, size_t n, struct buf *b)
 		buf_put(b, &(uint8_t){ (uint8_t)byte }, 1);
 }
 
-void net_record_set_undo(struct net_record *r, enum net_undo how, const struct net_addr *a, size_t n)
+void net_record_set_undo(struct net_record *r, enum net_undo how, const struct net_addr *a,
+			 size_t n)
 {
 	net_record_free(r);
 	for (size_t i = 0; how != NET_UNDO_NOTHING && i < n; i++) {
@@ -240,7 +243,8 @@ bool net_record_is_orphan(const struct net_record *r)
 	uint64_t pid_ns = 0;
 	struct err ignored = ERR_INIT;
 
-	if (r->owner == 0 || inode_of("/proc/self/ns/pid", &pid_ns, &ignored) < 0 || pid_ns != r->pid_ns)
+	if (r->owner == 0 || inode_of("/proc/self/ns/pid", &pid_ns, &ignored) < 0 ||
+	    pid_ns != r->pid_ns)
 		return false;
 	if (stat_of(r->owner, &st) < 0)
 		return kill(r->owner, 0) < 0 && errno == ESRCH;

@@ -6,9 +6,9 @@
  *   record = "1 " OWNER " " START-TIME " " PID-NAMESPACE " " NETWORK-NAMESPACE "\n" *undo
  *   undo   = ("put " / "take ") ROUTES " " ADDRESS "\n"
  *
- * Times as in /proc/PID/stat, namespaces as inode numbers. OWNER 0: nobody's, it stays until its id is
- * asked for (after a dump the network is closed until restore). ADDRESS as net_addr_pack() writes it,
- * ROUTES in hexadecimal, "-": none.
+ * Times as in /proc/PID/stat, namespaces as inode numbers. OWNER 0: nobody's, it stays until its
+ * id is asked for (after a dump the network is closed until restore). ADDRESS as net_addr_pack()
+ * writes it, ROUTES in hexadecimal, "-": none.
  */
 #pragma once
 
@@ -33,7 +33,8 @@ typedef VEC(struct net_record) net_record_vec;
 /* Letters, digits, '-' and '_'. */
 int net_id_check(const char *id, struct err *e);
 
-/* How addresses are put right should the owner die: put them back (source), take them away (target). */
+/* How addresses are put right should the owner die: put them back (source), take them away
+ * (target). */
 enum net_undo { NET_UNDO_NOTHING, NET_UNDO_PUT, NET_UNDO_TAKE };
 
 /* The record of this process for a network namespace (fd, -1: the own). */
@@ -42,7 +43,8 @@ int net_record_make(struct net_record *r, const char *id, int netns, struct err 
 int net_record_write(const struct net_record *r, bool fresh, struct err *e);
 int net_record_read(struct net_record *r, const char *id, struct err *e);
 void net_record_free(struct net_record *r);
-void net_record_set_undo(struct net_record *r, enum net_undo how, const struct net_addr *a, size_t n);
+void net_record_set_undo(struct net_record *r, enum net_undo how, const struct net_addr *a,
+			 size_t n);
 /* Does what `undo` says. `rt`: of NETLINK_ROUTE, in the record's network. */
 int net_record_undo(const struct net_record *r, struct mnl_socket *rt, struct err *e);
 int net_record_list(net_record_vec *out, struct err *e);
@@ -51,6 +53,6 @@ int net_record_drop(const char *id, struct err *e);
 /* Its owner has died. False also if that cannot be known (another pid namespace). */
 bool net_record_is_orphan(const struct net_record *r);
 
-/* Opens the network namespace with this inode number, found at a process or in /run/netns: *fd is -1 if
- * it is the caller's own. -ENOENT without a text: there is no such namespace any more. */
+/* Opens the network namespace with this inode number, found at a process or in /run/netns: *fd is
+ * -1 if it is the caller's own. -ENOENT without a text: there is no such namespace any more. */
 int net_ns_find(uint64_t inode, int *fd);

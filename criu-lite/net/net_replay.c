@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Kept packets, into this host's own TCP: a raw socket sends them to a local address, which goes through
- * the loopback device. */
+/* Kept packets, into this host's own TCP: a raw socket sends them to a local address, which goes
+ * through the loopback device. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/ip.h>
@@ -91,8 +91,8 @@ int net_catch_replay(const void *packets, size_t n, int netns, unsigned *given, 
 		}
 		memcpy(copy, at + 4, length);
 		at += 4 + length;
-		if (net_packet_tcp(&p, copy, length) && net_packet_complete(&p) && is_ours(&in, &p) &&
-		    inject(&in, &p) == 0)
+		if (net_packet_tcp(&p, copy, length) && net_packet_complete(&p) &&
+		    is_ours(&in, &p) && inject(&in, &p) == 0)
 			++*given;
 	}
 	if (in.v4 >= 0)

@@ -5,8 +5,9 @@
 #include "err.h"
 #include "net_addr.h"
 
-/* Those of the administrator and of routing daemons (the kernel's own come back by themselves) that use
- * the device or have the address as their source: netlink messages, one after the other. */
+/* Those of the administrator and of routing daemons (the kernel's own come back by themselves)
+ * that use the device or have the address as their source: netlink messages, one after the other.
+ */
 int net_routes_save(struct mnl_socket *rt, int family, int index, const union net_ip *ip,
 		    struct buf *out, struct err *e);
 /* How many of them have the address as their source. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The rules are text for libnftables. What happens while the guest is frozen, filling the sets and
- * deleting the table, is netlink without a detour: parsing 500 connections takes libnftables more than
- * 2 ms.
+ * deleting the table, is netlink without a detour: parsing 500 connections takes libnftables more
+ * than 2 ms.
  */
 #include "net_table.h"
 
@@ -18,9 +18,9 @@
 #include "net_nl.h"
 
 /* Before connection tracking and everybody else's rules. The key is remote address and port, local
- * address and port, in both directions. What comes in is met twice: before routing, as it may be for an
- * address that has just left this host, and before TCP, as others' rules may have changed its
- * destination on the way there. */
+ * address and port, in both directions. What comes in is met twice: before routing, as it may be
+ * for an address that has just left this host, and before TCP, as others' rules may have changed
+ * its destination on the way there. */
 static const char rules[] =
 	"add table inet %1$s\n"
 	"add set inet %1$s c4 { type ipv4_addr . inet_service . ipv4_addr . inet_service; }\n"
@@ -41,8 +41,10 @@ static const char rules[] =
 	"add chain inet %1$s input { type filter hook input priority -300; }\n"
 	"add rule inet %1$s input meta l4proto tcp jump in\n"
 	/* any address means any of this host: not what passes through it */
-	"add rule inet %1$s input tcp flags & (syn|ack) == syn meta nfproto ipv4 tcp dport @a4 goto take\n"
-	"add rule inet %1$s input tcp flags & (syn|ack) == syn meta nfproto ipv6 tcp dport @a6 goto take\n"
+	"add rule inet %1$s input tcp flags & (syn|ack) == syn meta nfproto ipv4 tcp dport @a4 "
+	"goto take\n"
+	"add rule inet %1$s input tcp flags & (syn|ack) == syn meta nfproto ipv6 tcp dport @a6 "
+	"goto take\n"
 	"add chain inet %1$s out { type filter hook output priority -300; }\n"
 	"add rule inet %1$s out ip daddr . tcp dport . ip saddr . tcp sport @c4 drop\n"
 	"add rule inet %1$s out ip6 daddr . tcp dport . ip6 saddr . tcp sport @c6 drop\n";
@@ -63,7 +65,8 @@ static int explain(struct nft_ctx *nft, struct err *e)
 	if (code == 0 || code == ENOENT) /* ENOENT: of a missing kernel module */
 		code = EOPNOTSUPP;
 	err_say(e, code, "nftables: %.*s", (int)strcspn(what, "\n"), what);
-	return err_remedy(e, "nftables with the family inet is needed (CONFIG_NF_TABLES_INET, module nf_tables)");
+	return err_remedy(e, "nftables with the family inet is needed (CONFIG_NF_TABLES_INET, "
+			     "module nf_tables)");
 }
 
 int net_table_make(const char *name, int group, struct err *e)
@@ -97,8 +100,8 @@ struct batch {
 #define MESSAGE_MAX 65536
 #define ELEMENTS_MAX 1000        /* in one message: the length of an attribute has 16 bits */
 
-static struct nlmsghdr *put_header(char *at, uint32_t seq, uint16_t type, uint16_t flags, uint8_t family,
-				   uint16_t res_id)
+static struct nlmsghdr *put_header(char *at, uint32_t seq, uint16_t type, uint16_t flags,
+				   uint8_t family, uint16_t res_id)
 {
 	struct nlmsghdr *nlh = mnl_nlmsg_put_header(at);
 	struct nfgenmsg *nfg = mnl_nlmsg_put_extra_header(nlh, sizeof(*nfg));
@@ -122,7 +125,8 @@ static void put_mark(struct batch *b, uint16_t type)
 
 static struct nlmsghdr *put_message(char *at, struct batch *b, uint16_t type, uint16_t flags)
 {
-	return put_header(at, b->seq++, (uint16_t)(NFNL_SUBSYS_NFTABLES << 8 | type), flags, NFPROTO_INET, 0);
+	return put_header(at, b->seq++, (uint16_t)(NFNL_SUBSYS_NFTABLES << 8 | type), flags,
+			  NFPROTO_INET, 0);
 }
 
 /* Sends the batch; `last` is the message that asked for an acknowledgement. */
@@ -159,7 +163,8 @@ static void put_end(struct key *k, int family, const struct net_end *end, bool w
 
 static bool is_any(const struct net_conn *c)
 {
-	return c->family == AF_INET ? c->local.v4.s_addr == INADDR_ANY : IN6_IS_ADDR_UNSPECIFIED(&c->local.v6);
+	return c->family == AF_INET ? c->local.v4.s_addr == INADDR_ANY
+				    : IN6_IS_ADDR_UNSPECIFIED(&c->local.v6);
 }
 
 enum { C4, C6, L4, L6, A4, A6, SETS };
@@ -190,7 +195,8 @@ static void put_element(struct nlmsghdr *nlh, const struct net_conn *c)
 }
 
 /* Messages for one set; returns how many elements. */
-static size_t put_set(struct batch *b, const char *table, int set, const struct net_conn *conns, size_t n)
+static size_t put_set(struct batch *b, const char *table, int set, const struct net_conn *conns,
+		      size_t n)
 {
 	_cleanup_free_ char *at = xmalloc(MESSAGE_MAX);
 	struct nlmsghdr *nlh = NULL;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The network's part of a migration as a whole: a connection, its address and its listening socket move
- * from one network namespace to another while the peer talks. Sockets are carried by the least that
- * TCP_REPAIR needs; all of a socket's state is another test's.
+ * The network's part of a migration as a whole: a connection, its address and its listening socket
+ * move from one network namespace to another while the peer talks. Sockets are carried by the
+ * least that TCP_REPAIR needs; all of a socket's state is another test's.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -87,7 +87,9 @@ static void take_socket(int fd, struct carried *c)
 		get(fd, TCP_QUEUE_SEQ, &c->seq[q], sizeof(c->seq[q]));
 		c->len[q] = (uint32_t)pending[q];
 		if (pending[q])
-			assert_int_equal(recv(fd, c->data[q], sizeof(c->data[q]), MSG_PEEK | MSG_DONTWAIT), pending[q]);
+			assert_int_equal(
+				recv(fd, c->data[q], sizeof(c->data[q]), MSG_PEEK | MSG_DONTWAIT),
+				pending[q]);
 	}
 	close(fd); /* silently, as it is in repair */
 }
@@ -96,15 +98,17 @@ static void take_socket(int fd, struct carried *c)
 static int make_socket(const struct carried *c)
 {
 	struct tcp_repair_opt opt[] = {
-		{ .opt_code = 2, .opt_val = (uint32_t)c->mss },                       /* TCPOPT_MSS */
-		{ .opt_code = 3, .opt_val = c->info.tcpi_snd_wscale | (uint32_t)c->info.tcpi_rcv_wscale << 16 },
-		{ .opt_code = 4 },                                                    /* SACK */
-		{ .opt_code = 8 },                                                    /* timestamps */
+		{.opt_code = 2, .opt_val = (uint32_t)c->mss}, /* TCPOPT_MSS */
+		{.opt_code = 3,
+		 .opt_val = c->info.tcpi_snd_wscale | (uint32_t)c->info.tcpi_rcv_wscale << 16},
+		{.opt_code = 4}, /* SACK */
+		{.opt_code = 8}, /* timestamps */
 	};
 	int fd = socket(c->local.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	assert_true(fd >= 0);
-	set_int(fd, TCP_REPAIR, TCP_REPAIR_ON); /* its port may be in use, unless SO_REUSEADDR is set now */
+	/* its port may be in use, unless SO_REUSEADDR is set after this */
+	set_int(fd, TCP_REPAIR, TCP_REPAIR_ON);
 	for (int name = 0; name < 2; name++)
 		assert_int_equal(setsockopt(fd, SOL_SOCKET, name ? SO_RCVBUFFORCE : SO_SNDBUFFORCE,
 					    &(int){ BUFFER }, sizeof(int)), 0);
@@ -123,7 +127,8 @@ static int make_socket(const struct carried *c)
 	for (int q = 0; q < 2; q++) {
 		set_int(fd, TCP_REPAIR_QUEUE, q == 0 ? TCP_RECV_QUEUE : TCP_SEND_QUEUE);
 		for (uint32_t at = 0; at < c->len[q];) {
-			ssize_t n = send(fd, c->data[q] + at, c->len[q] - at < PIECE ? c->len[q] - at : PIECE, 0);
+			ssize_t n = send(fd, c->data[q] + at,
+					 c->len[q] - at < PIECE ? c->len[q] - at : PIECE, 0);
 
 			assert_true(n > 0);
 			at += (uint32_t)n;
@@ -154,7 +159,8 @@ static void *ask(void *arg)
 		double before = lab_now_ms();
 
 		p->broken = send(p->echo, &i, sizeof(i), MSG_NOSIGNAL) != sizeof(i) ||
-			    recv(p->echo, &got, sizeof(got), MSG_WAITALL) != sizeof(got) || got != i;
+			    recv(p->echo, &got, sizeof(got), MSG_WAITALL) != sizeof(got) ||
+			    got != i;
 		double ms = lab_now_ms() - before;
 		if (ms > p->worst_ms)
 			p->worst_ms = ms;
@@ -177,7 +183,7 @@ static void *stream(void *arg)
 		for (size_t i = 0; i < sizeof(piece); i++)
 			piece[i] = byte_at(at + i);
 		ssize_t n = send(p->stream, piece, sizeof(piece), MSG_NOSIGNAL);
-		if (n < 0)
+		if (n < 0 && !p->end)
 			p->broken = true;
 		if (n <= 0)
 			break;
@@ -205,8 +211,10 @@ static void work(struct guest *g, int ms)
 		uint32_t word;
 
 		poll(p, 2, 5);
-		if (p[0].revents && recv(g->echo, &word, sizeof(word), MSG_DONTWAIT) == sizeof(word))
-			assert_int_equal(send(g->echo, &word, sizeof(word), MSG_NOSIGNAL), sizeof(word));
+		if (p[0].revents &&
+		    recv(g->echo, &word, sizeof(word), MSG_DONTWAIT) == sizeof(word))
+			assert_int_equal(send(g->echo, &word, sizeof(word), MSG_NOSIGNAL),
+					 sizeof(word));
 		if (!p[1].revents)
 			continue;
 		ssize_t n = recv(g->stream, piece, 20000, MSG_DONTWAIT);
@@ -256,7 +264,8 @@ static struct net_conn conn_of(int fd)
 
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &n), 0);
 	bool has_peer = getpeername(fd, (struct sockaddr *)&b, &m) == 0;
-	assert_true(net_conn_set(&c, (struct sockaddr *)&a, has_peer ? (struct sockaddr *)&b : NULL));
+	assert_true(
+		net_conn_set(&c, (struct sockaddr *)&a, has_peer ? (struct sockaddr *)&b : NULL));
 	return c;
 }
 
@@ -272,7 +281,7 @@ static void prepare(struct way *w, const struct guest *g, const char *address, i
 {
 	size_t n;
 
-	*w = (struct way){ .conns = { conn_of(g->listener), conn_of(g->echo), conn_of(g->stream) } };
+	*w = (struct way){.conns = {conn_of(g->listener), conn_of(g->echo), conn_of(g->stream)}};
 	ok(net_addr_parse(vec_new(&w->addrs), address, &e));
 	ok(flow_net_source(&w->from, "lab", lab.ns[here], &w->addrs, -1, &e));
 	char **lines = flow_net_addresses(w->from, &n);
@@ -354,6 +363,20 @@ static double stay(struct guest *g, const char *address, int here, int there)
 
 /* ---- tests ---- */
 
+/* Both sides end; all that was sent has come. */
+static void part(struct guest *g, struct peer *p, const pthread_t threads[2])
+{
+	p->end = true;
+	shutdown(p->stream, SHUT_WR);
+	for (int k = 0; k < 500 && !g->ended; k++)
+		work(g, 10);
+	assert_true(g->ended);
+	work(g, 100); /* the last answer */
+	pthread_join(threads[0], NULL);
+	pthread_join(threads[1], NULL);
+	assert_true(g->streamed >= p->streamed);
+}
+
 static void run_moves(const char *ip, const char *address, int listener_family, uint16_t port)
 {
 	struct guest g = { 0 };
@@ -375,7 +398,8 @@ static void run_moves(const char *ip, const char *address, int listener_family, 
 	p.worst_ms = 0;
 	for (int i = 0; i < 6; i++) {
 		int here = i % 2 ? LAB_TARGET : LAB_HOST, there = i % 2 ? LAB_HOST : LAB_TARGET;
-		double down = i < 4 ? move(&g, address, here, there) : stay(&g, address, here, there);
+		double down = i < 4 ? move(&g, address, here, there)
+				    : stay(&g, address, here, there);
 
 		if (i == 4) {
 			work(&g, 100);
@@ -390,29 +414,17 @@ static void run_moves(const char *ip, const char *address, int listener_family, 
 		if (i == 4)
 			break;
 	}
-	p.end = true;
-	usleep(1000);
-	shutdown(p.stream, SHUT_WR);
-	for (int k = 0; k < 500 && !g.ended; k++)
-		work(&g, 10);
-	assert_true(g.ended);
-	work(&g, 100); /* the last answer */
-	pthread_join(threads[0], NULL);
-	pthread_join(threads[1], NULL);
-	assert_true(g.streamed == p.streamed);
+	part(&g, &p, threads);
 	struct tcp_info info;
 	get(p.echo, TCP_INFO, &info, sizeof(info));
-	print_message("%s: %u round trips, the worst %.1f ms, worst downtime %.1f ms, %u segments repeated, "
-		      "%lu bytes streamed\n", ip, p.rounds, p.worst_ms, worst_down, info.tcpi_total_retrans,
-		      (unsigned long)g.streamed);
+	print_message("%s: %u round trips, the worst %.1f ms, worst downtime %.1f ms, %u segments "
+		      "repeated, %lu bytes streamed\n", ip, p.rounds, p.worst_ms, worst_down,
+		      info.tcpi_total_retrans, (unsigned long)g.streamed);
 	assert_false(p.broken);
 	assert_int_equal(lab_captured(seen, lab_is_reset, NULL), 0);
-	close(seen);
-	close(p.echo);
-	close(p.stream);
-	close(g.echo);
-	close(g.stream);
-	close(g.listener);
+	int fds[] = { seen, p.echo, p.stream, g.echo, g.stream, g.listener };
+	for (int i = 0; i < 6; i++)
+		close(fds[i]);
 	free(lab_run(&lab, LAB_HOST, "ip addr del %s dev eth0", address));
 }
 
@@ -461,9 +473,11 @@ static void test_kept(void **state)
 		ok(flow_net_commit(fn, &e));
 		ok(flow_net_keep(fn, &e));
 		flow_net_sweep();
-		free(lab_run(&lab, LAB_HOST, "nft list tables | grep %s && ! ip -o addr | grep 10.9.0.60", id));
+		free(lab_run(&lab, LAB_HOST,
+			     "nft list tables | grep %s && ! ip -o addr | grep 10.9.0.60", id));
 		ok(flow_net_lift_kept(id, back, &e));
-		free(lab_run(&lab, LAB_HOST, "! nft list tables | grep %s && %s ip -o addr | grep 10.9.0.60", id,
+		free(lab_run(&lab, LAB_HOST,
+			     "! nft list tables | grep %s && %s ip -o addr | grep 10.9.0.60", id,
 			     back ? "" : "!"));
 		assert_int_equal(flow_net_lift_kept(id, back, &e), -ENOENT);
 		err_clear(&e);

@@ -54,7 +54,11 @@ static int run(const char *action, const struct script_env *env)
 static void test_environment(void **state)
 {
 	struct script_env env = {
-		.image_dir = "/images", .init_pid = 4711, .peer = "hostb", .side = "source", .addresses = "a b",
+		.image_dir = "/images",
+		.init_pid = 4711,
+		.peer = "hostb",
+		.side = "source",
+		.addresses = "a b",
 	};
 
 	setenv("CRTOOLS_IMAGE_DIR", "stale", 1);

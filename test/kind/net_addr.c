@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Addresses move between network namespaces and back, are announced, and peers are told to go on. */
+/* Addresses move between network namespaces and back, are announced, and peers are told to go on.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -63,13 +64,17 @@ static char *shown(int host, const char *dev)
 
 static void test_there_and_back(void **state)
 {
-	static const char *const args[] = { "10.9.1.5/24@eth0", "10.9.0.77/24", "fd09::55/64", "10.9.2.1/32" };
-	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST), *there = route_socket(LAB_TARGET);
+	static const char *const args[] = {"10.9.1.5/24@eth0", "10.9.0.77/24", "fd09::55/64",
+					   "10.9.2.1/32"};
+	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST),
+				       *there = route_socket(LAB_TARGET);
 
-	free(lab_run(&lab, LAB_HOST, "ip addr add 10.9.1.5/24 brd 10.9.1.250 scope link label eth0:db dev eth0;"
+	free(lab_run(&lab, LAB_HOST,
+		     "ip addr add 10.9.1.5/24 brd 10.9.1.250 scope link label eth0:db dev eth0;"
 		     "ip addr add 10.9.0.77/24 dev eth0; ip addr add fd09::55/64 dev eth0 nodad;"
 		     "ip addr add 10.9.2.1 peer 10.9.2.2/32 dev eth0"));
-	_cleanup_free_ char *before = shown(LAB_HOST, "eth0"), *target_before = shown(LAB_TARGET, "eth0");
+	_cleanup_free_ char *before = shown(LAB_HOST, "eth0"),
+			    *target_before = shown(LAB_TARGET, "eth0");
 	for (int i = 0; i < 4; i++) {
 		struct net_addr a, b;
 		char ip[INET6_ADDRSTRLEN + 4];
@@ -91,21 +96,26 @@ static void test_there_and_back(void **state)
 		ok(net_addr_take(there, &b, &e));
 		ok(net_addr_put(here, &a, true, &e));
 		ok(net_addr_put(here, &a, true, &e)); /* it is there: fine when it comes back */
-		_cleanup_free_ char *text = shown(LAB_HOST, "eth0"), *target = shown(LAB_TARGET, "eth0");
+		_cleanup_free_ char *text = shown(LAB_HOST, "eth0"),
+				    *target = shown(LAB_TARGET, "eth0");
 		assert_string_equal(target, target_before);
-		assert_int_equal(strlen(text), strlen(before)); /* the same lines, if in another order */
+		assert_int_equal(strlen(text),
+				 strlen(before)); /* the same lines, if in another order */
 		net_addr_free(&a);
 		net_addr_free(&b);
 	}
-	free(lab_run(&lab, LAB_HOST, "ip -o addr show label eth0:db | grep '10.9.1.5/24 brd 10.9.1.250 "
+	free(lab_run(&lab, LAB_HOST,
+		     "ip -o addr show label eth0:db | grep '10.9.1.5/24 brd 10.9.1.250 "
 		     "scope link eth0:db' && ip -o addr | grep '10.9.2.1 peer 10.9.2.2/32' && "
 		     "ip addr del 10.9.1.5/24 dev eth0 && ip addr del 10.9.0.77/24 dev eth0 && "
-		     "ip addr del 10.9.2.1 peer 10.9.2.2/32 dev eth0 && ip addr del fd09::55/64 dev eth0"));
+		     "ip addr del 10.9.2.1 peer 10.9.2.2/32 dev eth0 && ip addr del fd09::55/64 "
+		     "dev eth0"));
 }
 
 static void test_other_device(void **state)
 {
-	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST), *there = route_socket(LAB_TARGET);
+	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST),
+				       *there = route_socket(LAB_TARGET);
 	struct net_addr a, b;
 
 	free(lab_run(&lab, LAB_HOST, "ip addr add 10.9.3.1/24 label eth0:vip dev eth0"));
@@ -118,7 +128,8 @@ static void test_other_device(void **state)
 	ok(net_addr_room(there, &b, &e));
 	ok(net_addr_take(here, &a, &e));
 	ok(net_addr_put(there, &b, false, &e));
-	free(lab_run(&lab, LAB_TARGET, "ip -o addr show dev lan0 | grep '10.9.3.1/24 scope global lan0:vip'"));
+	free(lab_run(&lab, LAB_TARGET,
+		     "ip -o addr show dev lan0 | grep '10.9.3.1/24 scope global lan0:vip'"));
 	free(lab_run(&lab, LAB_TARGET, "ip link set lan0 down"));
 	strcpy(b.dev, "lan0");
 	refused(net_addr_room(there, &b, &e), ENETDOWN, "lan0 is down");
@@ -139,9 +150,11 @@ static void test_no_dad(void **state)
 		ok(net_addr_parse(&a, "fd09::77/64@eth0", &e));
 		ok(net_addr_put(there, &a, false, &e));
 		lab_enter(&lab, LAB_TARGET);
-		_cleanup_close_ int fd = socket(AF_INET6, SOCK_STREAM, 0), c = socket(AF_INET6, SOCK_STREAM, 0);
+		_cleanup_close_ int fd = socket(AF_INET6, SOCK_STREAM, 0),
+				    c = socket(AF_INET6, SOCK_STREAM, 0);
 		sa.sin6_addr = a.ip.v6;
-		assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)), 0);
+		assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)),
+				 0);
 		assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
 		assert_int_equal(listen(fd, 1), 0);
 		assert_int_equal(connect(c, (struct sockaddr *)&sa, sizeof(sa)), 0);
@@ -156,16 +169,20 @@ static void test_secondary_stays(void **state)
 	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST);
 	struct net_addr a;
 
-	free(lab_run(&lab, LAB_HOST, "echo 0 >/proc/sys/net/ipv4/conf/all/promote_secondaries;"
+	free(lab_run(&lab, LAB_HOST,
+		     "echo 0 >/proc/sys/net/ipv4/conf/all/promote_secondaries;"
 		     "echo 0 >/proc/sys/net/ipv4/conf/eth0/promote_secondaries;"
 		     "ip addr add 10.8.0.1/24 dev eth0; ip addr add 10.8.0.2/24 dev eth0;"
-		     "ip addr add 10.8.0.3/24 dev eth0; ip addr show dev eth0 | grep '10.8.0.2.* secondary'"));
+		     "ip addr add 10.8.0.3/24 dev eth0; ip addr show dev eth0 | grep '10.8.0.2.* "
+		     "secondary'"));
 	ok(net_addr_parse(&a, "10.8.0.1/24", &e));
 	ok(net_addr_look(here, &a, &e));
 	assert_true(a.promote);
 	ok(net_addr_take(here, &a, &e));
-	free(lab_run(&lab, LAB_HOST, "ip -o addr | grep 10.8.0.2/24 && ip -o addr | grep 10.8.0.3/24 &&"
-		     "! ip -o addr | grep 10.8.0.1/24 && grep -qx 0 /proc/sys/net/ipv4/conf/eth0/promote_secondaries"));
+	free(lab_run(&lab, LAB_HOST,
+		     "ip -o addr | grep 10.8.0.2/24 && ip -o addr | grep 10.8.0.3/24 &&"
+		     "! ip -o addr | grep 10.8.0.1/24 && grep -qx 0 "
+		     "/proc/sys/net/ipv4/conf/eth0/promote_secondaries"));
 	ok(net_addr_put(here, &a, true, &e));
 	free(lab_run(&lab, LAB_HOST, "ip -o addr | grep 10.8.0.1/24; for i in 1 2 3; do "
 		     "ip addr del 10.8.0.$i/24 dev eth0 2>/dev/null; done; true"));
@@ -177,10 +194,14 @@ static void test_routes(void **state)
 	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST);
 	struct net_addr a;
 
-	free(lab_run(&lab, LAB_HOST, "ip link add dum0 type veth peer name dum1; ip link set dum0 up; ip link set dum1 up;"
-		     "ip addr add 10.7.0.1/24 dev dum0; ip route add 10.70.0.0/16 via 10.7.0.9 src 10.7.0.1 metric 7;"
-		     "ip route add default via 10.7.0.9; ip route add 10.71.0.0/16 dev dum0 table 100;"
-		     "ip route add 10.72.0.0/16 nexthop via 10.7.0.8 weight 2 nexthop via 10.7.0.9"));
+	free(lab_run(
+		&lab, LAB_HOST,
+		"ip link add dum0 type veth peer name dum1; ip link set dum0 up; ip link set dum1 "
+		"up;"
+		"ip addr add 10.7.0.1/24 dev dum0; ip route add 10.70.0.0/16 via 10.7.0.9 src "
+		"10.7.0.1 metric 7;"
+		"ip route add default via 10.7.0.9; ip route add 10.71.0.0/16 dev dum0 table 100;"
+		"ip route add 10.72.0.0/16 nexthop via 10.7.0.8 weight 2 nexthop via 10.7.0.9"));
 	char *before = lab_run(&lab, LAB_HOST, "ip route show table all | grep -v eth0 | sort");
 	ok(net_addr_parse(&a, "10.7.0.1/24", &e));
 	ok(net_addr_look(here, &a, &e));
@@ -204,7 +225,8 @@ static void test_refusals(void **state)
 	char ip[INET6_ADDRSTRLEN + 4];
 
 	ok(net_addr_parse(&a, "10.1.1.1/24", &e));
-	refused(net_addr_look(here, &a, &e), EADDRNOTAVAIL, "10.1.1.1/24: this host does not have it");
+	refused(net_addr_look(here, &a, &e), EADDRNOTAVAIL,
+		"10.1.1.1/24: this host does not have it");
 	ok(net_addr_parse(&a, "10.9.0.1/24@eth7", &e));
 	refused(net_addr_look(here, &a, &e), ENODEV, "there is no device eth7");
 	ok(net_addr_parse(&a, "10.9.0.1/16", &e));
@@ -229,11 +251,13 @@ static pid_t crash(enum net_undo how, const char *arg, int host)
 		struct net_lock *l;
 		_cleanup_nl_ struct mnl_socket *rt = NULL;
 
-		if (net_nl_open(&rt, NETLINK_ROUTE, lab.ns[host], &e) < 0 || net_addr_parse(&a, arg, &e) < 0 ||
+		if (net_nl_open(&rt, NETLINK_ROUTE, lab.ns[host], &e) < 0 ||
+		    net_addr_parse(&a, arg, &e) < 0 ||
 		    (how == NET_UNDO_PUT ? net_addr_look : net_addr_room)(rt, &a, &e) < 0 ||
 		    net_lock_prepare(&l, "crash", lab.ns[host], NET_LOCK_NO_GROUP, &e) < 0 ||
 		    net_lock_note(l, how, &a, 1, &e) < 0 ||
-		    (how == NET_UNDO_PUT ? net_addr_take(rt, &a, &e) : net_addr_put(rt, &a, false, &e)) < 0)
+		    (how == NET_UNDO_PUT ? net_addr_take(rt, &a, &e)
+					 : net_addr_put(rt, &a, false, &e)) < 0)
 			_exit(1);
 		kill(getpid(), SIGKILL);
 	}
@@ -245,10 +269,12 @@ static pid_t crash(enum net_undo how, const char *arg, int host)
 
 static void test_crashes(void **state)
 {
-	free(lab_run(&lab, LAB_HOST, "ip addr add 10.6.0.1/24 dev eth0; ip addr add 10.6.0.2/24 dev eth0;"
+	free(lab_run(&lab, LAB_HOST,
+		     "ip addr add 10.6.0.1/24 dev eth0; ip addr add 10.6.0.2/24 dev eth0;"
 		     "ip route add 10.60.0.0/16 via 10.6.0.9 src 10.6.0.1"));
 	crash(NET_UNDO_PUT, "10.6.0.1/24", LAB_HOST);
-	free(lab_run(&lab, LAB_HOST, "! ip -o addr | grep 10.6.0.1/24; ! ip route | grep 10.60.0.0"));
+	free(lab_run(&lab, LAB_HOST,
+		     "! ip -o addr | grep 10.6.0.1/24; ! ip route | grep 10.60.0.0"));
 	ok(net_lock_sweep(&e));
 	free(lab_run(&lab, LAB_HOST, "ip -o addr | grep 10.6.0.1/24 && ip route | grep 10.60.0.0"));
 	lab_enter(&lab, LAB_TARGET);
@@ -256,7 +282,8 @@ static void test_crashes(void **state)
 	free(lab_run(&lab, LAB_TARGET, "ip -o addr | grep 10.6.0.7/24"));
 	ok(net_lock_sweep(&e));
 	free(lab_run(&lab, LAB_TARGET, "! ip -o addr | grep 10.6.0.7/24"));
-	free(lab_run(&lab, LAB_HOST, "ip addr del 10.6.0.1/24 dev eth0; ip addr del 10.6.0.2/24 dev eth0; "
+	free(lab_run(&lab, LAB_HOST,
+		     "ip addr del 10.6.0.1/24 dev eth0; ip addr del 10.6.0.2/24 dev eth0; "
 		     "! ls /run/criu-lite/locks/* 2>/dev/null"));
 }
 
@@ -307,21 +334,26 @@ static void read_mac(int host, uint8_t mac[6])
 					    "sed 's/.*ether \\([^ ]*\\).*/\\1/'");
 	unsigned m[6];
 
-	assert_int_equal(sscanf(text, "%x:%x:%x:%x:%x:%x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]), 6);
+	assert_int_equal(
+		sscanf(text, "%x:%x:%x:%x:%x:%x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]), 6);
 	for (int i = 0; i < 6; i++)
 		mac[i] = (uint8_t)m[i];
 }
 
 static void test_announce(void **state)
 {
-	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST), *there = route_socket(LAB_TARGET);
+	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST),
+				       *there = route_socket(LAB_TARGET);
 	struct net_addr a[2], none;
 	struct net_announcer *n;
 	struct heard h = { 0 };
 
-	free(lab_run(&lab, LAB_HOST, "ip addr add 10.9.0.88/24 dev eth0; ip addr add fd09::88/64 dev eth0 nodad"));
-	free(lab_run(&lab, LAB_PEER, "for a in 10.9.0.88 fd09::88; do bash -c \"exec 2>/dev/null; echo "
-		     ">/dev/tcp/$a/1\"; done; ip neigh show 10.9.0.88 | grep lladdr && ip neigh show fd09::88 | grep lladdr"));
+	free(lab_run(&lab, LAB_HOST,
+		     "ip addr add 10.9.0.88/24 dev eth0; ip addr add fd09::88/64 dev eth0 nodad"));
+	free(lab_run(&lab, LAB_PEER,
+		     "for a in 10.9.0.88 fd09::88; do bash -c \"exec 2>/dev/null; echo "
+		     ">/dev/tcp/$a/1\"; done; ip neigh show 10.9.0.88 | grep lladdr && ip neigh "
+		     "show fd09::88 | grep lladdr"));
 	read_mac(LAB_TARGET, h.mac);
 	ok(net_addr_parse(&a[0], "10.9.0.88/24", &e));
 	ok(net_addr_parse(&a[1], "fd09::88/64", &e));
@@ -345,9 +377,13 @@ static void test_announce(void **state)
 	assert_int_equal(h.requests, NET_ANNOUNCE_ROUNDS);
 	assert_int_equal(h.replies, NET_ANNOUNCE_ROUNDS);
 	assert_int_equal(h.advertisements, NET_ANNOUNCE_ROUNDS);
-	_cleanup_free_ char *mac = lab_run(&lab, LAB_TARGET, "ip -o link show eth0 | sed 's/.*ether \\([^ ]*\\).*/\\1/' | "
-					   "tr -d '\\n'");
-	free(lab_run(&lab, LAB_PEER, "ip neigh show 10.9.0.88 | grep %s && ip neigh show fd09::88 | grep %s", mac, mac));
+	_cleanup_free_ char *mac = lab_run(
+		&lab, LAB_TARGET,
+		"ip -o link show eth0 | sed 's/.*ether \\([^ ]*\\).*/\\1/' | "
+		"tr -d '\\n'");
+	free(lab_run(&lab, LAB_PEER,
+		     "ip neigh show 10.9.0.88 | grep %s && ip neigh show fd09::88 | grep %s", mac,
+		     mac));
 	/* no neighbours there, nobody to tell; and an end without the word */
 	ok(net_addr_parse(&none, "127.0.0.2/8@lo", &e));
 	net_announcer_free(n);
@@ -374,7 +410,8 @@ static bool is_ack(const uint8_t *f, size_t n, void *data)
 	if (n < 34 || n > sizeof(copy))
 		return false;
 	memcpy(copy, f, n);
-	if (!net_packet_tcp(&p, copy + 14, n - 14) || p.family != c->family || (p.tcp[0] << 8 | p.tcp[1]) != c->local.port)
+	if (!net_packet_tcp(&p, copy + 14, n - 14) || p.family != c->family ||
+	    (p.tcp[0] << 8 | p.tcp[1]) != c->local.port)
 		return false;
 	assert_true(net_packet_complete(&p));
 	assert_int_equal(p.tcp[2] << 8 | p.tcp[3], c->remote.port);

@@ -110,8 +110,8 @@ static void test_both_ways(void **state)
 	}
 }
 
-/* The socket goes by force while the lock is closed: no reset for that, none in answer to what the peer
- * sends to nobody. When the lock is open there is one, so that it would have been seen. */
+/* The socket goes by force while the lock is closed: no reset for that, none in answer to what the
+ * peer sends to nobody. When the lock is open there is one, so that it would have been seen. */
 static void test_no_reset(void **state)
 {
 	for (int i = 0; i < 2; i++) {
@@ -166,8 +166,8 @@ static void test_caught(void **state)
 		/* long before the peer would repeat it (200 ms) if this machine is not stalled */
 		double before = lab_now_ms();
 		assert_true(lab_arrives(t.host, 7, FLOW_MS));
-		print_message("family %d: %u packets given back, there after %.2f ms\n", families[i], given,
-			      lab_now_ms() - before);
+		print_message("family %d: %u packets given back, there after %.2f ms\n",
+			      families[i], given, lab_now_ms() - before);
 		/* once more: TCP knows them already */
 		ok(net_catch_replay(packets.at, packets.n, -1, &given, &e));
 		assert_true(flows(&t, FLOW_MS));
@@ -175,7 +175,8 @@ static void test_caught(void **state)
 		packets.at[packets.n - 1] ^= 1;
 		packets.at[packets.n - 9] ^= 1;
 		ok(net_catch_replay(packets.at, packets.n, -1, &given, &e));
-		assert_int_equal(net_catch_replay(packets.at, packets.n - 1, -1, &given, &e), -EBADMSG);
+		assert_int_equal(net_catch_replay(packets.at, packets.n - 1, -1, &given, &e),
+				 -EBADMSG);
 		ok(net_lock_lift(l, &e));
 		net_catch_free(kept);
 		lab_disconnect(&t);
@@ -289,8 +290,9 @@ static void test_kept(void **state)
 	lab_connect(&lab, &t, AF_INET6, 5500);
 	struct net_conn c = conn_of(&t);
 	ok(net_lock_prepare(&l, "kept", -1, NET_LOCK_NO_GROUP, &e));
-	assert_int_equal(net_lock_prepare(&(struct net_lock *){ NULL }, "kept", -1, NET_LOCK_NO_GROUP, &e),
-			 -EEXIST);
+	assert_int_equal(
+		net_lock_prepare(&(struct net_lock *){NULL}, "kept", -1, NET_LOCK_NO_GROUP, &e),
+		-EEXIST);
 	err_clear(&e);
 	ok(net_lock_add(l, &c, 1, &e));
 	ok(net_lock_keep(l, &e));
@@ -318,7 +320,8 @@ static void test_many(void **state)
 		for (size_t i = 1; i < counts[k]; i++) {
 			c[i].family = i % 2 ? AF_INET : AF_INET6;
 			c[i].local = (struct net_end){ .v4.s_addr = htonl(0x0a090001), .port = 80 };
-			c[i].remote = (struct net_end){ .v4.s_addr = htonl(0x0a090003), .port = (uint16_t)i };
+			c[i].remote = (struct net_end){.v4.s_addr = htonl(0x0a090003),
+						       .port = (uint16_t)i};
 		}
 		c[0] = conn_of(&t);
 		uint64_t start = io_now_ns();

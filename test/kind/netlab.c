@@ -90,8 +90,10 @@ void lab_open(struct lab *l)
 		l->ns[i] = new_ns();
 		free(run("ip link set lo up"));
 		assert_int_equal(setns(l->bridge, CLONE_NEWNET), 0);
-		snprintf(cmd, sizeof(cmd), "ip link add p%d type veth peer name eth0 netns /proc/%d/fd/%d && "
-			 "ip link set p%d master br0 up", i, getpid(), l->ns[i], i);
+		snprintf(cmd, sizeof(cmd),
+			 "ip link add p%d type veth peer name eth0 netns /proc/%d/fd/%d && "
+			 "ip link set p%d master br0 up",
+			 i, getpid(), l->ns[i], i);
 		free(run(cmd));
 		free(lab_run(l, i, "ip addr add 10.9.0.%d/24 dev eth0 && ip link set eth0 up && "
 			     "ip addr add fd09::%d/64 dev eth0 nodad", i + 1, i + 1));
@@ -131,7 +133,8 @@ static socklen_t make_addr(struct sockaddr_storage *sa, int family, uint16_t por
 
 void lab_connect(const struct lab *l, struct lab_tcp *t, int family, uint16_t port)
 {
-	int here = family == AF_INET ? AF_INET : AF_INET6, there = family == AF_INET6 ? AF_INET6 : AF_INET;
+	int here = family == AF_INET ? AF_INET : AF_INET6,
+	    there = family == AF_INET6 ? AF_INET6 : AF_INET;
 	struct sockaddr_storage sa;
 	int on = 1;
 
@@ -188,10 +191,12 @@ unsigned lab_captured(int fd, bool (*want)(const uint8_t *frame, size_t n, void 
 
 bool lab_is_reset(const uint8_t *frame, size_t n, void *data)
 {
-	bool v4 = frame[12] == 0x08 && frame[13] == 0x00, v6 = frame[12] == 0x86 && frame[13] == 0xdd;
+	bool v4 = frame[12] == 0x08 && frame[13] == 0x00,
+	     v6 = frame[12] == 0x86 && frame[13] == 0xdd;
 	size_t tcp = v4 ? 14 + (size_t)(frame[14] & 15) * 4 : 14 + 40;
 
-	if (n < tcp + 20 || !((v4 && frame[14 + 9] == IPPROTO_TCP) || (v6 && frame[14 + 6] == IPPROTO_TCP)))
+	if (n < tcp + 20 ||
+	    !((v4 && frame[14 + 9] == IPPROTO_TCP) || (v6 && frame[14 + 6] == IPPROTO_TCP)))
 		return false;
 	return frame[tcp + 13] & 4;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Hosts inside a test: network namespaces joined by a bridge, entered in turn by the one thread that
- * tests. A socket stays in the network in which it was opened. */
+/* Hosts inside a test: network namespaces joined by a bridge, entered in turn by the one thread
+ * that tests. A socket stays in the network in which it was opened. */
 #pragma once
 
 #include <stdbool.h>

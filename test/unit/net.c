@@ -47,13 +47,23 @@ static void test_parse_errors(void **state)
 	static const struct {
 		const char *text, *says;
 	} wrong[] = {
-		{ "10.0.0.5", "length of its prefix is missing" }, { "10.0.0.5@eth0", "is missing" },
-		{ "10.0.0/24", "not an IPv4 or IPv6 address" }, { "/24", "not an IPv4" }, { "", "missing" },
-		{ "10.0.0.5/33", "1 to 32" }, { "10.0.0.5/0", "1 to 32" }, { "10.0.0.5/", "1 to 32" },
-		{ "10.0.0.5/-1", "1 to 32" }, { "10.0.0.5/2x", "1 to 32" }, { "::1/129", "1 to 128" },
-		{ "10.0.0.5/24@", "not a name of a device" }, { "10.0.0.5/24@=b", "not a name of a device" },
-		{ "10.0.0.5/24@a=", "not a name of a target device" }, { "10.0.0.5/24@a/b", "not a name" },
-		{ "10.0.0.5/24@fifteen.letters", NULL }, { "10.0.0.5/24@sixteen.letters.", "not a name" },
+		{"10.0.0.5", "length of its prefix is missing"},
+		{"10.0.0.5@eth0", "is missing"},
+		{"10.0.0/24", "not an IPv4 or IPv6 address"},
+		{"/24", "not an IPv4"},
+		{"", "missing"},
+		{"10.0.0.5/33", "1 to 32"},
+		{"10.0.0.5/0", "1 to 32"},
+		{"10.0.0.5/", "1 to 32"},
+		{"10.0.0.5/-1", "1 to 32"},
+		{"10.0.0.5/2x", "1 to 32"},
+		{"::1/129", "1 to 128"},
+		{"10.0.0.5/24@", "not a name of a device"},
+		{"10.0.0.5/24@=b", "not a name of a device"},
+		{"10.0.0.5/24@a=", "not a name of a target device"},
+		{"10.0.0.5/24@a/b", "not a name"},
+		{"10.0.0.5/24@fifteen.letters", NULL},
+		{"10.0.0.5/24@sixteen.letters.", "not a name"},
 	};
 
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
@@ -105,7 +115,8 @@ static void test_pack(void **state)
 static void test_conn(void **state)
 {
 	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(80) };
-	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(81), .sin6_scope_id = 5 };
+	struct sockaddr_in6 v6 = {
+		.sin6_family = AF_INET6, .sin6_port = htons(81), .sin6_scope_id = 5};
 	struct sockaddr_in6 mapped = { .sin6_family = AF_INET6, .sin6_port = htons(82) };
 	struct net_conn c;
 	char text[NET_CONN_TEXT];
@@ -145,7 +156,8 @@ static void test_packet(void **state)
 	assert_true(net_packet_tcp(&p, copy, sizeof(copy)));
 	assert_int_equal(p.family, AF_INET);
 	assert_int_equal(p.tcp_n, 23);
-	/* only the pseudo header is summed up, as on a device that does the rest: it is completed */
+	/* only the pseudo header is summed up, as on a device that does the rest: it is completed
+	 */
 	uint32_t sum = 0x0a09 + 3 + 0x0a09 + 1 + 6 + 23;
 	p.tcp[16] = (uint8_t)(sum >> 8);
 	p.tcp[17] = (uint8_t)sum;
