@@ -40,6 +40,7 @@ struct guest {
 	struct flow_guard guard;
 	CpuinfoX86Entry *cpu;        /* this host's: CPUID takes long inside a virtual machine */
 	int64_t look_pid;            /* last pid of this host before the last look at the tree, */
+	bool strangers;              /* at the last scan there lived, perhaps, tasks without a tracker */
 	int64_t last_pid;            /* before that which preceded the last scan; 0: none */
 };
 
@@ -85,6 +86,8 @@ struct guest_rseq {
 struct guest_scan {
 	struct guest *g;
 	bool frozen, forks, threaded;
+	bool strangers;              /* tasks live that the look at the tree did not see */
+	int64_t at_pid;              /* last pid of this host when it began */
 	guest_pages_vec *out;
 	VEC(struct guest_rseq) rseq; /* areas of all threads that may run a batch meanwhile */
 	pthread_t thread;

@@ -115,9 +115,10 @@ static void drop_tracks(struct guest *g, struct shm_object *const *seen, size_t 
 	g->shm.n = keep;
 }
 
-static int scan_objects(struct guest *g, object_scan_vec *seen, bool forks, bool frozen,
-			guest_pages_vec *out, struct err *e)
+static int scan_objects(struct guest_scan *scan, object_scan_vec *seen)
 {
+	struct guest *g = scan->g;
+	guest_pages_vec *out = scan->out;
 	size_t n;
 	struct shm_object *const *o = shm_seen_all(g->kinds, &n);
 
@@ -131,9 +132,10 @@ static int scan_objects(struct guest *g, object_scan_vec *seen, bool forks, bool
 		p->space.fd = o[i]->fd;
 		p->space.fixed = !o[i]->memfd;
 		struct shm_look look = { .object = o[i], .written = &s->written,
-					 .unsure = &s->unsure, .forks = forks,
-					 .inherited = s->inherited, .last = frozen };
-		int ret = shm_track_look(track_of(g, o[i]->id, &p->fresh), &look, &p->scan, e);
+					 .unsure = &s->unsure, .forks = scan->forks,
+					 .inherited = s->inherited, .last = scan->frozen,
+					 .strangers = g->strangers };
+		int ret = shm_track_look(track_of(g, o[i]->id, &p->fresh), &look, &p->scan, &scan->err);
 		if (ret < 0)
 			return ret;
 		if (p->fresh)
@@ -246,9 +248,33 @@ static void *scan_thread(void *arg)
 	return NULL;
 }
 
+static bool is_stranger(const struct guest *g, const struct task *t)
+{
+	const struct task *known = task_find(&g->tree, t->pid);
+
+	return t->state != TASK_DEAD && (!known || known->start_time != t->start_time);
+}
+
+/* Whether tasks live that were born after the look at the tree: they have no tracker. */
+static bool has_strangers(const struct guest *g)
+{
+	struct tree now = { 0 };
+	struct err ignored = ERR_INIT;
+	bool found = task_tree_scan(&now, g->o->pid, &ignored) < 0;
+
+	vec_each(&now.task, t)
+		found |= is_stranger(g, *t);
+	task_tree_free(&now);
+	return found;
+}
+
 void guest_scan_begin(struct guest_scan *s, struct guest *g, bool frozen, guest_pages_vec *out)
 {
 	*s = (struct guest_scan){ .g = g, .frozen = frozen, .out = out, .forks = forked(g) };
+	if (!frozen) {
+		s->at_pid = guest_last_pid();
+		s->strangers = s->at_pid != g->look_pid && has_strangers(g);
+	}
 	s->threaded = frozen && pthread_create(&s->thread, NULL, scan_thread, s) == 0;
 	if (!s->threaded)
 		s->ret = scan_spaces(s);
@@ -291,9 +317,12 @@ int guest_scan_end(struct guest_scan *s, struct err *e)
 			vec_each(&s->g->mm, m)
 				if (m->pid == s->out->at[i].space.pid)
 					split(m->task, &s->out->at[i].scan, &objects);
-		s->ret = scan_objects(s->g, &objects, s->forks, s->frozen, s->out, &s->err);
+		s->ret = scan_objects(s, &objects);
 		objects_free(&objects);
 	}
+	/* One that is born from now on has to fault before it stores, which the object's times show;
+	 * others may go on to store through page table entries that they have. */
+	s->g->strangers = s->strangers || guest_last_pid() != s->at_pid;
 	vec_free(&s->rseq);
 	if (s->ret < 0)
 		*e = s->err;

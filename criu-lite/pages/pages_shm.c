@@ -199,7 +199,8 @@ static void judge(struct shm_track *t, const struct shm_look *l, const struct st
 	bool works = t->wire.works;
 
 	f->intact = l->last ? tripwire_stands(&t->wire) : tripwire_intact(&t->wire);
-	f->verify = moved && by_children(t, l, st);
+	f->verify = l->strangers && (l->inherited || !same_time(&st->st_atim, &t->atime));
+	f->verify |= moved && by_children(t, l, st);
 	f->verify |= works ? !f->intact : moved && !sealed(l->object);
 	prange_or(l->written, l->unsure, &f->stored);
 }
