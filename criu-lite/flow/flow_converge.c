@@ -18,6 +18,7 @@
 #define FUTILE_MAX 10
 #define HIGH_MAX 2
 #define MODEL_SHRINK 0.5           /* each round is to be half of the one before */
+#define RUN_FREE 0.95              /* so little throttle is not worth the signals */
 #define MODEL_HURRY  0.25          /* if the time is short */
 
 void converge_begin(struct converge *c, uint64_t memory, uint64_t now_ns)
@@ -141,7 +142,7 @@ static void model(struct converge *c, const struct flow_qos *q, const struct con
 	}
 	double run = shrink * c->placed / c->full_rate;
 	/* Rounded up, or the last percent would be the one that is missing. */
-	c->throttle = run >= 1 ? 0 : clamp((1 - run) * 100 + 0.999, q);
+	c->throttle = run >= RUN_FREE ? 0 : clamp((1 - run) * 100 + 0.999, q);
 }
 
 static void slow_down(struct converge *c, const struct flow_qos *q, const struct converge_round *r,
@@ -162,7 +163,8 @@ enum converge_what converge_next(struct converge *c, const struct flow_qos *q,
 {
 	measure(c, r);
 	c->predicted_ms = converge_downtime_ms(c, q, pending(r), r->fixed_ns);
-	bool fits = c->predicted_ms <= converge_allowed_ms(c, q, now_ns);
+	double allowed_ms = converge_allowed_ms(c, q, now_ns);
+	bool fits = c->predicted_ms <= allowed_ms;
 
 	c->stalls = r->dirty < c->best - c->best / 8 ? 0 : c->stalls + 1;
 	if (r->dirty < c->best)
@@ -174,7 +176,10 @@ enum converge_what converge_next(struct converge *c, const struct flow_qos *q,
 	if (q->max_rounds && r->number >= (uint64_t)q->max_rounds)
 		return CONVERGE_ENOUGH;
 	/* The first round is all of the guest, which tells nothing of what it changes. */
-	if (r->number > 1 && fits && (little || c->stalls >= STALLS_MAX))
+	/* More rounds are for a shorter downtime, which is not worth it while the guest is slowed down. */
+	bool ripe = little || c->stalls >= STALLS_MAX ||
+		    (c->throttle && c->predicted_ms <= allowed_ms / 2);
+	if (r->number > 1 && fits && ripe)
 		return CONVERGE_SWITCH;
 	/* The switch itself takes longer than is allowed: no round changes that. */
 	if (little && c->stalls >= FUTILE_MAX)

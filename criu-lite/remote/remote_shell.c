@@ -149,7 +149,7 @@ static int adopt(struct remote *r, struct err *e)
 int remote_shell(struct remote **out, pid_t pid, uint64_t flags, const struct grange *avoid,
 		 size_t n_avoid, struct err *e)
 {
-	struct timeval look = { 0, 200000 };
+	struct timeval look = { 0, LOOK_US };
 	int sv[2];
 	uint8_t *area = map_stub_area(avoid, n_avoid);
 

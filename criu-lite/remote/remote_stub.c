@@ -16,9 +16,6 @@
 #include "log.h"
 #include "remote_priv.h"
 
-/* How often we look whether the guest is still there while a batch runs. */
-#define LOOK_US 200000
-
 gaddr stub_slot(const struct rthread *t)
 {
 	return t->of->stub + STUB_CODE_SIZE + (t == t->of->thread.at[0] ? 0 : SLOT_SIZE);
