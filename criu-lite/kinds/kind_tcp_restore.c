@@ -259,20 +259,19 @@ static int keep_unscaled(int fd, const struct tcp_image *t, struct err *e)
 	return ret < 0 ? err_set(e, -ret, "TCP_WINDOW_CLAMP") : 0;
 }
 
-/* The size of segments is worked out in connect() from what the peer has said, which is then only what
- * the program has set. TCP_REPAIR_OPTIONS alone would leave it at 536. */
-#define MAXSEG_MAX 32767
-
-static int connect_sized(int fd, const InetSkEntry *m, const struct tcp_image *t, struct err *e)
+/* The size of segments was worked out in connect(), before anything was known of the peer, and would
+ * stay at 536 bytes. To set IP options, if only to none, works it out again: from the peer's maximum and
+ * half of the largest window that it has offered. (Also of IPv6 sockets; their own options do not.) */
+static int size_segments(int fd, const struct tcp_image *t, struct err *e)
 {
-	int mss = t->m->mss_clamp < MAXSEG_MAX ? (int)t->m->mss_clamp : MAXSEG_MAX, none = 0;
+	struct tcp_repair_window w = { .max_window = t->m->max_window, .rcv_wup = t->rcv_end - t->m->inq_len };
 
-	if (setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &mss, sizeof(mss)) < 0)
-		log_debug("TCP_MAXSEG %d: %m", mss);
-	if (keep_unscaled(fd, t, e) < 0 || connect_as(fd, m, e) < 0)
-		return -e->code;
-	if (setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &none, sizeof(none)) < 0)
-		return err_set(e, errno, "TCP_MAXSEG");
+	w.snd_wl1 = w.rcv_wup;
+	if (t->m->has_max_window &&
+	    setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &w, sizeof(w)) < 0)
+		return err_set(e, errno, "TCP_REPAIR_WINDOW");
+	if (setsockopt(fd, IPPROTO_IP, IP_OPTIONS, "", 0) < 0)
+		log_debug("IP_OPTIONS: %m");
 	return 0;
 }
 
@@ -283,7 +282,8 @@ static int create_established(const InetSkEntry *m, const struct tcp_image *t, i
 	if (tcp_repair_on(fd, -1, e) < 0 ||
 	    set_seq(fd, TCP_SEND_QUEUE, t->data_end - t->m->outq_len - t->seed, e) < 0 ||
 	    set_seq(fd, TCP_RECV_QUEUE, t->rcv_end - t->m->inq_len, e) < 0 ||
-	    connect_sized(fd, m, t, e) < 0 || set_options(fd, t, e) < 0 || set_timestamp(fd, t, e) < 0)
+	    keep_unscaled(fd, t, e) < 0 || connect_as(fd, m, e) < 0 || set_options(fd, t, e) < 0 ||
+	    set_timestamp(fd, t, e) < 0 || size_segments(fd, t, e) < 0)
 		return -e->code;
 	make_room(fd, t);
 	if (put_queues(fd, t, reuse, e) < 0 || tcp_set_window(fd, t, t->rcv_end, e) < 0)

@@ -52,7 +52,7 @@ END_TIMEOUT = 30 * SLOW
 VICTIMS = {}
 for _name in ("registers xstate memory dontneed memfd_write shm_remove shared_anon signals timers "
               "restart threads creds limits files ghost devices pipes eventfd epoll timerfd memfd "
-              "tcp_listen udp unix tree clone_share vdso stress forker vforker exec "
+              "tcp_listen tcp_streams udp unix tree clone_share vdso stress forker vforker exec "
               "registers_static memory_static vdso_static threads_static").split():
   VICTIMS[_name] = (_name, [])
 VICTIMS.update({
@@ -87,6 +87,8 @@ ONLY_FOR = {
 }
 # How far the clock of the second host is ahead then.
 AHEAD = 5000
+# Have open connections, which are to be kept.
+CONNECTED = ("tcp_streams",)
 # Use DIR/own.
 PRIVATE = ("pipes", "unix")
 # These look at how long they stood still: it must not be a time that hides what they look for. A
@@ -127,7 +129,8 @@ class Case:
     # The hosts serve many cases: their pids must not meet.
     for host, last in ((self.a, 1000), (self.b, 20000)):
       host.run(["sh", "-c", "echo %d > /proc/sys/kernel/ns_last_pid" % last], check=True)
-    self.extra, self.note, self.master = [], "", None
+    self.links = ["--tcp-established"] if name in CONNECTED else []
+    self.extra, self.note, self.master = list(self.links), "", None
     self.receive = []
     self.where = self.a
 
@@ -279,7 +282,7 @@ class Case:
         hosts.wait_listening(target, PORT)
       except TimeoutError:
         raise Failed("receive does not listen: " + open(log).read()[-500:])
-      out = self.run_tool(source, "migrate", "--json", "-t", self.pid,
+      out = self.run_tool(source, "migrate", "--json", "-t", self.pid, *self.links,
                           "tcp://%s:%d" % (target.ip, PORT))
       try:
         if receiver.wait(10):
