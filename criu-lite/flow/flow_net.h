@@ -10,7 +10,9 @@
  *   flow_net_commit()      they do not come back by themselves any more, should we die
  *     ... GO, RUNNING: guest's sockets here are gone (TCP_REPAIR: silently) ...
  *   flow_net_caught()        -> to the target: what peers sent meanwhile
- *   flow_net_done()        success
+ *                          (some 100 ms long: until every neighbour has heard of the new place)
+ *   flow_net_done()        success; where a script moves the addresses, after it has done so: what
+ *                          still comes here without a lock is answered by RST
  *   flow_net_undo()        failure before GO: addresses are back, the lock is open, sockets have
  *                          what came meanwhile. Call it when the guest's sockets are as they were,
  *                          and flow_net_done() when the guest runs: that waits 10 ms for the kernel.
