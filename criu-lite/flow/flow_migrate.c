@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "flow_host.h"
+#include "flow_map.h"
 #include "flow_migration.h"
 #include "flow_stream.h"
 #include "io.h"
@@ -59,6 +60,8 @@ static int ask_target(struct migration *m, struct err *e)
 		p.skip_in_flight = m->o->kinds.skip_in_flight;
 		p.address = flow_net_addresses(m->links.net, &p.n_address);
 		p.id = m->watch.live.id;
+		p.map_address = (char **)m->o->map_address;
+		p.n_map_address = m->o->n_map_address;
 		m->report.total_bytes = p.memory;
 		ret = stream_send(m->control, STREAM_PREFLIGHT, &p, e);
 		for (size_t i = 0; i < p.n_address; i++)
@@ -251,7 +254,7 @@ static int begin(struct migration *m, const struct flow_opts *o, struct err *e)
 		return err_set(e, errno, "getrandom");
 	for (size_t i = 0; i < sizeof(m->id.at); i++)
 		snprintf(m->watch.live.id + 2 * i, 3, "%02x", m->id.at[i]);
-	if ((ret = flow_need_root(e)) < 0)
+	if ((ret = flow_need_root(e)) < 0 || (ret = flow_map_check(o->map_address, o->n_map_address, e)) < 0)
 		return ret;
 	flow_net_sweep();
 	if ((ret = tracker_probe(&k, e)) < 0 ||

@@ -12,6 +12,7 @@
 #include "flow_host.h"
 #include "flow_landing.h"
 #include "flow_links.h"
+#include "flow_map.h"
 #include "flow_stream.h"
 #include "io.h"
 #include "log.h"
@@ -25,6 +26,7 @@ struct arrival {
 	struct wire_peer peer;       /* control */
 	struct landing landing;
 	struct links links;
+	VEC(char *) maps;            /* of addresses, the source's and our own */
 	struct pages_receiver *pages;
 	bool running;
 	char guest[64];
@@ -42,6 +44,30 @@ static int check_memory(uint64_t need, struct err *e)
 	err_say(e, ENOMEM, "not enough memory: the guest has %lu MiB, %lu MiB are available here",
 		need >> 20, have >> 20);
 	return err_remedy(e, "free memory on the target or raise its cgroup limit");
+}
+
+static int take_maps(struct arrival *a, const StreamPreflight *p, struct err *e)
+{
+	for (size_t i = 0; i < p->n_map_address; i++)
+		vec_push(&a->maps, xstrdup(p->map_address[i]));
+	for (unsigned i = 0; i < a->o->n_map_address; i++)
+		vec_push(&a->maps, xstrdup(a->o->map_address[i]));
+	return flow_map_check((const char *const *)a->maps.at, a->maps.n, e);
+}
+
+/* A state that came, with the addresses of this place. */
+static int decode(struct arrival *a, const ProtobufCBinaryData *state, struct img_set **set, struct err *e)
+{
+	size_t ended;
+	int ret = img_set_decode(set, state->data, state->len, e);
+
+	if (ret < 0 || !a->maps.n)
+		return ret;
+	if ((ret = flow_map_apply(*set, (const char *const *)a->maps.at, a->maps.n, &ended, e)) < 0)
+		img_set_free(steal_ptr(*set));
+	else if (ended)
+		log_info("%zu connections of addresses that are others here end", ended);
+	return ret;
 }
 
 static int accept_data(struct arrival *a, uint32_t n, struct err *e)
@@ -81,7 +107,8 @@ static int preflight(struct arrival *a, struct err *e)
 	k.tcp_established |= p->tcp_established;
 	k.skip_in_flight |= p->skip_in_flight;
 	landing_begin(&a->landing, a->o, &k, 0);
-	ret = img_set_decode(&set, p->state.data, p->state.len, &wrong);
+	if ((ret = take_maps(a, p, &wrong)) == 0)
+		ret = decode(a, &p->state, &set, &wrong);
 	if (ret == 0)
 		ret = check_memory(p->memory, &wrong);
 	if (ret == 0)
@@ -165,7 +192,7 @@ static int take_shape(struct arrival *a, const StreamRound *r, struct err *e)
 	int ret = 0;
 
 	if (r->has_state) {
-		if ((ret = img_set_decode(&set, r->state.data, r->state.len, e)) < 0)
+		if ((ret = decode(a, &r->state, &set, e)) < 0)
 			return ret;
 		if ((ret = landing_shape(&a->landing, set, e)) < 0 ||
 		    (ret = landing_objects(&a->landing, e)) < 0)
@@ -303,6 +330,9 @@ static int serve(struct arrival *a, struct err *e)
 	else if (a->links.o)
 		links_give_up(&a->links, a->pid);
 	close(a->peer.fd);
+	vec_each(&a->maps, m)
+		free(*m);
+	vec_free(&a->maps);
 	return ret;
 }
 
