@@ -4,8 +4,9 @@
 
 Two hosts (namespaces with their own network, pids and mounts) and a third for the client.
 The server is filled, the client writes and reads all the time, the server moves there and
-back; then the client reads back everything it wrote, and another reads back every key of
-the fill. The exit code is 0 only if every move succeeded and no value was lost or wrong.
+back with its address; then the client reads back everything it wrote, and another reads back
+every key of the fill. The client connects once and never again. The exit code is 0 only if every
+move succeeded, no connection broke, and no value was lost or wrong.
 """
 
 import argparse
@@ -25,6 +26,9 @@ import tool  # noqa: E402
 
 CLIENT = [sys.executable or "python3", os.path.join(HERE, "redis_client.py")]
 PORT = 9400
+ADDRESS = "10.9.0.50"  # of the server, wherever it is
+BENCHMARK = ["redis-benchmark", "-h", ADDRESS, "-c", "50", "-P", "16", "-n", "2000000000",
+             "-r", "100000", "-t", "set"]
 
 
 class Failed(Exception):
@@ -67,17 +71,21 @@ class Demo:
     return done.stdout
 
   def client(self, what, *more):
-    done = self.c.run(CLIENT + [what, "--addr", self.where.ip, *more], timeout=1800)
+    done = self.c.run(CLIENT + [what, "--addr", ADDRESS, *more], timeout=1800)
     if not done.stdout:
       raise Failed("%s: %s" % (what, done.stderr.strip()))
     return last_json(done.stdout, what)
 
-  def server_id(self):
-    info = dict(line.split(":", 1) for line in self.cli("info", "server").splitlines()
+  def info(self, section):
+    return dict(line.split(":", 1) for line in self.cli("info", section).splitlines()
                 if ":" in line)
+
+  def server_id(self):
+    info = self.info("server")
     return int(info["process_id"]), info["run_id"]
 
   def start(self):
+    self.a.run(["ip", "addr", "add", ADDRESS + "/24", "dev", "eth0"], check=True)
     guest = self.start_server(self.a)
     self.pid = guest.pid_inside
     size = int(self.args.size * (1 << 30))
@@ -91,8 +99,8 @@ class Demo:
     conns = "8" if self.args.io_threads > 1 else "4"
     self.log = os.path.join(self.dir, "client.log")
     self.hammer = self.c.popen(
-        CLIENT + ["hammer", "--addr", self.a.ip, "--addr", self.b.ip, "--conns", conns,
-                  "--keys", str(self.keys), "--log", self.log],
+        CLIENT + ["hammer", "--addr", ADDRESS, "--conns", conns, "--keys", str(self.keys),
+                  "--log", self.log],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(1)
     if self.hammer.poll() is not None:
@@ -109,7 +117,8 @@ class Demo:
       hosts.wait_listening(dst, PORT)
     except TimeoutError:
       raise Failed("receive does not listen:\n" + open(rlog).read())
-    cmd = [self.args.tool, "migrate", "-t", str(self.pid), "--json", "--tcp-close"]
+    cmd = [self.args.tool, "migrate", "-t", str(self.pid), "--json", "--tcp-established",
+           "--move-address", ADDRESS + "/24"]
     if self.args.rewrite:
       self.cli("bgrewriteaof")
     begin = time.monotonic()
@@ -134,8 +143,35 @@ class Demo:
     time.sleep(self.args.settle)
     if self.server_id() != self.ident:
       raise Failed("another server answers: %s, was %s" % (self.server_id(), self.ident))
+    if self.hammer.poll() is not None:
+      raise Failed("the client ended: " + self.hammer.communicate()[1])
     self.moves.append(got)
     say("%s: moved in %.1f s" % (got["way"], got["total"]))
+
+  def benchmark(self):
+    """redis-benchmark, pipelined, while the server moves there and back. It ends at any error."""
+    log = os.path.join(self.dir, "benchmark.log")
+    before = int(self.info("stats")["total_connections_received"])
+    bench = self.c.popen(BENCHMARK, stdout=log, stderr=subprocess.STDOUT)
+    time.sleep(1)
+    src, dst = (self.a, self.b) if self.where is self.a else (self.b, self.a)
+    self.move(src, dst)
+    self.move(dst, src)
+    first, seconds = self.info("stats"), 1
+    time.sleep(seconds)
+    last = self.info("stats")
+    if bench.poll() is not None:
+      raise Failed("redis-benchmark ended: " + open(log).read()[-2000:])
+    bench.kill_session()
+    # It makes one connection more to ask for the configuration; the rest is redis-cli.
+    made = int(last["total_connections_received"]) - before
+    if made > 50 + 1 + 8:
+      raise Failed("%d connections for the 50 of redis-benchmark" % made)
+    name = "total_commands_processed"
+    rate = (int(last[name]) - int(first[name])) / seconds
+    if rate < 100:
+      raise Failed("redis-benchmark does not go on: %d commands a second" % rate)
+    say("redis-benchmark: 50 connections through two moves, then %d commands a second" % rate)
 
   def finish(self):
     """Everything is read back; returns (hammer's result, verify's result)."""
@@ -208,14 +244,15 @@ def run(args):
     with hosts.Hosts(3, names=["hosta", "hostb", "client"]) as net:
       demo = Demo(args, net, directory)
       demo.start()
-      for _ in range(args.rounds):
-        demo.move(demo.a, demo.b)
-        demo.move(demo.b, demo.a)
+      for n in range(args.moves):
+        demo.move(*((demo.b, demo.a) if n % 2 else (demo.a, demo.b)))
+      if args.benchmark:
+        demo.benchmark()
       live, full = demo.finish()
       demo.table()
     say("")
-    say("client: %d commands, %d writes acknowledged, %d reconnects"
-        % (live["ops"], live["writes"], live["reconnects"]))
+    say("client: %d commands, %d writes acknowledged, longest pause %.1f ms, never reconnected"
+        % (live["ops"], live["writes"], live["longest"] * 1e3))
     lost, wrong = live["lost"] + full["lost"], live["wrong"] + full["wrong"]
     say("values: %d of the fill and %d of the client read back: %d lost, %d wrong (%.0f s)"
         % (full["keys"], live["live_keys"], lost, wrong, time.monotonic() - begin))
@@ -235,7 +272,10 @@ def main():
                  help="with --aof: a child rewrites the file while the server moves")
   p.add_argument("--io-threads", type=int, default=1, metavar="N")
   p.add_argument("--size", type=float, default=1.0, metavar="GIB", help="data (default 1)")
-  p.add_argument("--rounds", type=int, default=1, metavar="N", help="there and back N times")
+  p.add_argument("--moves", type=int, default=2, metavar="N",
+                 help="there and back in turn (default 2; 10 is the full test)")
+  p.add_argument("--benchmark", action="store_true",
+                 help="then two moves more under a pipelined redis-benchmark")
   p.add_argument("--settle", type=float, default=1.0, metavar="S", help="time between moves")
   p.add_argument("--tool", metavar="PATH", help="the criu-lite to use")
   p.add_argument("--keep", action="store_true", help="keep the logs of a failure")
