@@ -13,7 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "flow_net.h"
 #include "io.h"
+#include "kind_tcp.h"
 #include "proc_task.h"
 
 #define TRIES 9
@@ -79,6 +81,9 @@ static void sweep(pid_t root)
 			if ((*k)->state != TASK_DEAD && remote_sweep((*k)->pid, &e) < 0)
 				clean = false;
 	}
+	vec_each(&t.task, k)
+		if ((*k)->state != TASK_DEAD)
+			kind_tcp_sweep((*k)->pid, &e);
 	task_tree_free(&t);
 }
 
@@ -97,6 +102,8 @@ static void watch(int line, pid_t root, const struct guard_board *board)
 			end_all(board);
 		else
 			sweep(root);
+		/* when its sockets are as they were, and our owner is no more */
+		flow_net_sweep();
 	}
 	_exit(0);
 }
