@@ -15,7 +15,8 @@ import sys
 
 import tool
 
-COMMANDS = ["check", "ctl", "dump", "migrate", "pre-dump", "receive", "restore", "show"]
+COMMANDS = ["check", "ctl", "dump", "migrate", "pre-dump", "receive", "report", "restore",
+            "show"]
 OPTION = r"(?<![\w-])(--[a-z][a-z0-9-]*|-[A-Za-z](?![\w-]))"
 
 
