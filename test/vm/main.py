@@ -87,6 +87,7 @@ def short_set(net, report):
       b.power_on()
       report.case("boot b again", lambda: "%.1f s" % b.ready())
       report.case("migrate there and back", cases.move_and_back, guest, a, b)
+      report.case("migrate into a time namespace", cases.time_namespace, guest, a, b)
   finally:
     guest.close()
 
