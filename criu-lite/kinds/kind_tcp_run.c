@@ -23,7 +23,10 @@
 #define FIN 0x01
 #define ACK 0x10
 
+extern const struct kind kind_inet;
+
 struct run {
+	struct tcp_sender *by;
 	const InetSkEntry *m;
 	int fd;
 	struct tcp_image t;
@@ -53,7 +56,7 @@ static int say(struct run *r, uint8_t flags, uint32_t ack, struct err *e)
 	s.window = (uint16_t)(m->snd_wnd >> (m->opt_mask & TCPI_OPT_WSCALE ? m->snd_wscale : 0));
 	if (s.has_ts && !kind_sockopt_get(r->fd, IPPROTO_TCP, TCP_TIMESTAMP, &now))
 		s.ts_ecr = (uint32_t)now - (m->opt_mask & TCPI_OPT_USEC_TS ? m->cl_rtt : m->cl_rtt / 1000);
-	return tcp_segment_send(&s, e);
+	return tcp_segment_send(r->by, &s, e);
 }
 
 /* Through `lo` a segment arrives at once, or a moment later, if another CPU does it. To an address of
@@ -154,7 +157,7 @@ static void probe(struct run *r)
 	};
 	struct err e = ERR_INIT;
 
-	if (tcp_segment_send(&s, &e) < 0)
+	if (tcp_segment_send(r->by, &s, &e) < 0)
 		log_debug("a probe: %s", e.text);
 }
 
@@ -183,9 +186,16 @@ static int run(struct run *r, struct err *e)
 	return ret;
 }
 
+static void free_sender(void *p)
+{
+	tcp_sender_free(p);
+	free(p);
+}
+
 void tcp_run(struct kind_restore *c, const FileEntry *fe)
 {
-	struct run r = { .m = fe->isk };
+	void **slot = kind_restore_slot(c, &kind_inet, free_sender);
+	struct run r = { .m = fe->isk, .by = *slot ?: (*slot = xcalloc(1, sizeof(*r.by))) };
 	char text[NET_CONN_TEXT];
 	struct err e = ERR_INIT;
 

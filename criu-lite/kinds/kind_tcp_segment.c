@@ -5,14 +5,28 @@
 #include <libnet.h>
 #include <string.h>
 
-#include "cleanup.h"
-
 #define TS_OPTION_LEN 12         /* two bytes of padding before it, as everybody does */
 
-static void free_libnet(libnet_t **l)
+void tcp_sender_free(struct tcp_sender *by)
 {
+	for (int i = 0; i < 2; i++)
+		if (by->raw[i])
+			libnet_destroy(by->raw[i]);
+}
+
+/* To make one costs libnet almost a millisecond. */
+static libnet_t *raw_of(struct tcp_sender *by, int family, struct err *e)
+{
+	libnet_t **l = &by->raw[family == AF_INET6];
+	char text[LIBNET_ERRBUF_SIZE] = "";
+
 	if (*l)
-		libnet_destroy(*l);
+		libnet_clear_packet(*l);
+	else
+		*l = libnet_init(family == AF_INET ? LIBNET_RAW4 : LIBNET_RAW6, NULL, text);
+	if (!*l)
+		err_say(e, EIO, "raw socket: %s", text);
+	return *l;
 }
 
 static int failed(libnet_t *l, const char *what, struct err *e)
@@ -46,18 +60,16 @@ static int build_ip(libnet_t *l, const struct net_conn *c, const struct net_end 
 		       failed(l, "IPv6 header", e) : 0;
 }
 
-int tcp_segment_send(const struct tcp_segment *s, struct err *e)
+int tcp_segment_send(struct tcp_sender *by, const struct tcp_segment *s, struct err *e)
 {
 	const struct net_conn *c = s->conn;
 	const struct net_end *from = s->to_us ? &c->remote : &c->local;
 	const struct net_end *to = s->to_us ? &c->local : &c->remote;
 	uint16_t len = (uint16_t)(LIBNET_TCP_H + (s->has_ts ? TS_OPTION_LEN : 0));
-	char text[LIBNET_ERRBUF_SIZE] = "";
-	_cleanup_(free_libnet) libnet_t *l =
-		libnet_init(c->family == AF_INET ? LIBNET_RAW4 : LIBNET_RAW6, NULL, text);
+	libnet_t *l = raw_of(by, c->family, e);
 
 	if (!l)
-		return err_say(e, EIO, "raw socket: %s", text);
+		return -e->code;
 	if (s->has_ts && build_ts(l, s, e) < 0)
 		return -e->code;
 	if (libnet_build_tcp(from->port, to->port, s->seq, s->ack, s->flags, s->window, 0, 0, len, NULL, 0,

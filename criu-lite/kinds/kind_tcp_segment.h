@@ -16,5 +16,11 @@ struct tcp_segment {
 	uint32_t ts_val, ts_ecr;
 };
 
+/* What sends them: a raw socket of each family, made at its first use. All zero at first. */
+struct tcp_sender {
+	struct libnet_context *raw[2];
+};
+void tcp_sender_free(struct tcp_sender *by);
+
 /* A segment to us is delivered through `lo`; our address must be on this host. */
-int tcp_segment_send(const struct tcp_segment *s, struct err *e);
+int tcp_segment_send(struct tcp_sender *by, const struct tcp_segment *s, struct err *e);
