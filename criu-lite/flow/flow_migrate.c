@@ -358,6 +358,20 @@ static int commit(struct migration *m, struct err *e)
 	return ret;
 }
 
+/* Two hosts must not answer for one connection, so here nobody does. */
+static int keep_lock(struct migration *m, pid_t root, struct err *e)
+{
+	struct err why = ERR_INIT;
+
+	err_remedy(e, "look whether pid %d runs on the target: if so, kill it here (kill -KILL %d); if not, "
+		   "let it go on (kill -CONT %d), without its TCP connections; then lift the network "
+		   "lock (nft delete table inet criu-lite-%s)", root, root, root,
+		   flow_net_id(m->links.net));
+	if (flow_net_keep(steal_ptr(m->links.net), &why) < 0)
+		log_warn("%s", why.text);
+	return -e->code;
+}
+
 /* GO was sent and nothing came back: the guest may run there. Here it stays, stopped, until
  * somebody who knows decides. */
 static int undecided(struct migration *m, struct err *e)
@@ -370,6 +384,8 @@ static int undecided(struct migration *m, struct err *e)
 			remote_leave_stopped((*k)->remote);
 	task_tree_thaw(t);
 	err_in(e, "the link broke after the target was told to run; pid %d is kept stopped here", root);
+	if (m->links.net)
+		return keep_lock(m, root, e);
 	return err_remedy(e, "look whether pid %d runs on the target: if so, kill it here (kill -KILL "
 			     "%d); if not, let it go on (kill -CONT %d)", root, root, root);
 }
