@@ -33,6 +33,7 @@ struct held {
 };
 struct held_all {
 	VEC(struct held) h;
+	struct buf buf;
 	struct {
 		uint32_t pass, n;        /* 0: none */
 		pid_t pid;
@@ -47,6 +48,7 @@ static void free_held(void *p)
 	vec_each(&all->h, h)
 		close(h->fd);
 	vec_free(&all->h);
+	buf_free(&all->buf);
 	free(all);
 }
 
@@ -122,7 +124,8 @@ void tcp_undo(struct kind_dump *c)
 struct capture {
 	int fd, state;
 	TcpStreamEntry t;
-	uint8_t *data;           /* received, then to be sent */
+	struct buf *buf;         /* of all connections: fresh memory is dear */
+	uint8_t *data;           /* in it: received, then to be sent */
 };
 
 static int get(int fd, int name, int *value, const char *text, struct err *e)
@@ -269,20 +272,20 @@ static int peek_received(struct capture *s, struct err *e)
 static int peek_unacked(struct capture *s, struct err *e)
 {
 	size_t want = s->t.outq_len, room = want + SEGMENT_MAX;
-	_cleanup_free_ uint8_t *buf = NULL;
+	uint8_t *at = s->data + s->t.inq_len;
 	ssize_t n;
 
 	if (!want)
 		return 0;
 	if (tcp_repair_queue(s->fd, TCP_SEND_QUEUE, e) < 0)
 		return -e->code;
-	buf = xmalloc(room);
-	n = recv(s->fd, buf, room, MSG_PEEK | MSG_DONTWAIT);
+	n = recv(s->fd, at, room, MSG_PEEK | MSG_DONTWAIT);
 	if (n < 0)
 		return err_set(e, errno, "reading the bytes to be sent");
 	if ((size_t)n < want || (size_t)n > room)
 		return err_set(e, EAGAIN, "a send queue of %zu bytes holds %zd", want, n);
-	memcpy(s->data + s->t.inq_len, buf + ((size_t)n - want), want);
+	if ((size_t)n > want)
+		memmove(at, at + ((size_t)n - want), want);
 	return 0;
 }
 
@@ -305,8 +308,8 @@ static int capture_once(struct capture *s, struct err *e)
 {
 	if (capture_numbers(s, e) < 0)
 		return -e->code;
-	free(s->data);
-	s->data = xmalloc((size_t)s->t.inq_len + s->t.outq_len + 1);
+	vec_reserve(s->buf, (size_t)s->t.inq_len + s->t.outq_len + SEGMENT_MAX);
+	s->data = s->buf->at;
 	if (s->state == TCP_SYN_SENT || peek_received(s, e) < 0)
 		return -e->code;
 	return peek_unacked(s, e);
@@ -335,7 +338,7 @@ static int capture_all(struct capture *s, struct err *e)
 
 int tcp_dump(struct kind_dump *c, const struct fd_view *v, InetSkEntry *m, struct err *e)
 {
-	struct capture s = { .fd = v->local, .state = (int)m->state };
+	struct capture s = { .fd = v->local, .state = (int)m->state, .buf = &held_of(c)->buf };
 	struct err second = ERR_INIT;
 	int reuse = m->opts->reuseaddr, ret;
 
@@ -356,7 +359,6 @@ int tcp_dump(struct kind_dump *c, const struct fd_view *v, InetSkEntry *m, struc
 	if (!ret)
 		img_put_extra(kind_dump_set(c), IMG_TCP_STREAM, m->ino, &s.t.base, s.data,
 			      (size_t)s.t.inq_len + s.t.outq_len);
-	free(s.data);
 	return ret ? err_in(e, "TCP connection") : 0;
 }
 
