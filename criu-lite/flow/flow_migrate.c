@@ -218,8 +218,8 @@ static void obey(void *arg)
 	if (m->cancelable && migration_wanted(m, &why) < 0) {
 		pages_sender_cancel(m->sender, &why);
 		shutdown(m->control, SHUT_RDWR);
-	} else if (m->cancelable && m->watch.live.force && !m->taken) {
-		m->taken = true;
+	} else if (m->sending && m->watch.live.force) {
+		/* only while the guest runs: then the last round sends what is left */
 		pages_take_back(m->sender, &m->left);
 	}
 	pthread_mutex_unlock(&m->watch.live.lock);

@@ -50,11 +50,10 @@ struct migration {
 	struct pages_stats looked;
 	unsigned followed;              /* changes of the policy */
 	uint64_t to_send;               /* dirty bytes that the last scan found, */
-	bool sending;                   /* which are in the sender's queue now */
+	bool sending;                   /* which are in the sender's queue now; guest running */
 	uint64_t dirty_rate;
 	bool cancelable;                /* nothing that cannot be taken back was said */
 	pages_left_vec left;            /* taken back by force */
-	bool taken;
 };
 
 /* The policy as it is now. */
