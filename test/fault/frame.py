@@ -216,7 +216,7 @@ class Bench:
     guest.end("after the next migration", self.b)
 
 
-def run_tests(tests, opts):
+def run_tests(tests, opts, bench_class=Bench):
   """tests: (name, function(bench)). Prints a line for each; returns the exit code."""
   count = {"ok": 0, "FAIL": 0, "skip": 0}
   for name, function in tests:
@@ -224,7 +224,7 @@ def run_tests(tests, opts):
       continue
     start, verdict, text = time.monotonic(), "ok", ""
     try:
-      with Bench(opts) as bench:
+      with bench_class(opts) as bench:
         text = function(bench) or ""
     except Skipped as e:
       verdict, text = "skip", str(e)
