@@ -114,7 +114,7 @@ static int check_sock(struct kind_dump *c, int fd, struct inet_sock *s, struct e
 	    !(s->type == SOCK_DGRAM && (s->proto == IPPROTO_UDP || s->proto == IPPROTO_UDPLITE)))
 		return refuse_protocol(s, e);
 	if (is_connection(s) && keeps(kind_dump_opts(c))) {
-		if (tcp_check(fd, s->state, e) < 0)
+		if (tcp_check(c, fd, s->state, e) < 0)
 			return -e->code;
 	} else if (is_connection(s) && !kind_dump_opts(c)->tcp_close) {
 		return refuse_connection(fd, e);
@@ -219,7 +219,7 @@ static int inet_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe
 	fe->isk = m;
 	m->fown = kind_fown_dump(v->local);
 	m->opts = kind_msg(SkOptsEntry, sk_opts_entry__init);
-	if (check_sock(c, v->local, &s, e) < 0)
+	if (inspect(v->local, &s, e) < 0)
 		return -e->code;
 	m->id = v->id;
 	m->ino = (uint32_t)v->st.st_ino;

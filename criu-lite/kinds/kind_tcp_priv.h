@@ -29,7 +29,7 @@ bool tcp_is_open(int state);
 
 /* ---- source ---- */
 
-int tcp_check(int fd, int state, struct err *e);
+int tcp_check(struct kind_dump *c, int fd, int state, struct err *e);
 SkShutdown tcp_shutdown_of(int fd, int state);
 /* Puts the queues; m is complete but for what only connections have. */
 int tcp_dump(struct kind_dump *c, const struct fd_view *v, InetSkEntry *m, struct err *e);

@@ -740,6 +740,34 @@ static void swept(void **s)
 	end(&p);
 }
 
+static void key(int fd, const union addr *peer)
+{
+	struct tcp_md5sig k = { .tcpm_keylen = 3, .tcpm_key = "abc" };
+
+	memcpy(&k.tcpm_addr, peer, sizeof(*peer));
+	if (setsockopt(fd, IPPROTO_TCP, TCP_MD5SIG, &k, sizeof(k)) < 0)
+		skip(); /* not in this kernel */
+}
+
+static void signed_ones(void **s)
+{
+	for (size_t h = 0; h < 2; h++) {
+		struct trip t = { .opts.tcp_established = true };
+		union addr to, from;
+		int l = listener(hosts[h], &to), c = socket(to.sa.sa_family, SOCK_STREAM, 0);
+
+		address(&from, hosts[h]);
+		key(l, &from);
+		key(c, &to);
+		assert_return_code(connect(c, &to.sa, sizeof(to)), errno);
+		assert_true(trip_check(&t, c) < 0);
+		assert_says(&t, "TCP-MD5");
+		close(c);
+		close(l);
+		trip_end(&t);
+	}
+}
+
 static void refused(void **s)
 {
 	struct trip t = { 0 };
@@ -857,7 +885,7 @@ int main(void)
 		cmocka_unit_test(half_closed), cmocka_unit_test(lost_before), cmocka_unit_test(many),
 		cmocka_unit_test(options), cmocka_unit_test(corked), cmocka_unit_test(header_options),
 		cmocka_unit_test(opening), cmocka_unit_test(address_later), cmocka_unit_test(link_local),
-		cmocka_unit_test(undone), cmocka_unit_test(swept), cmocka_unit_test(refused),
+		cmocka_unit_test(undone), cmocka_unit_test(swept), cmocka_unit_test(refused), cmocka_unit_test(signed_ones),
 		cmocka_unit_test(waiting), cmocka_unit_test(lists),
 	};
 
