@@ -65,13 +65,15 @@ def criu(source, target, pid, predumps):
       raise vm.Failed("criu %s: %s" % (what, done.stdout[-2000:]))
   # The small images: a stream of files over one connection, as rsync or scp would.
   port = PAGE_PORT + 1
-  target.spawn(["sh", "-c", "nc -l -p %d | tar x -C %s" % (port, here)])
+  taking = target.spawn(["sh", "-c", "nc -l -p %d | tar x -C %s" % (port, here)])
   vm.hosts.wait_for(lambda: target.listening(port), 30)
-  source.run("tar c -C %s --exclude pages-*.img . | nc %s %d" % (here, target.ip, port), 60,
-             check=True)
-  done = target.run(["criu", "restore", "-d", "-D", here, "-v1"], 300)
+  source.run("tar c -C %s . | nc %s %d" % (here, target.ip, port), 60, check=True)
+  vm.hosts.wait_for(lambda: not target.alive(taking), 30)
+  # On pipes that it leaves to the guest, its end would not be seen.
+  done = target.run("criu restore -d -D %s -v1 -o restore.log >/dev/null 2>&1" % here, 300)
   if done.returncode:
-    raise vm.Failed("criu restore: " + done.stdout[-2000:])
+    raise vm.Failed("criu restore: exit %d: %s" % (done.returncode,
+                                                   target.read(here + "/restore.log")[-2000:]))
 
 
 def criu_lite(source, target, pid, predumps):

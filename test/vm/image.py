@@ -33,7 +33,7 @@ MODULES = ("virtio_pci virtio_net virtio_console virtio_blk virtio_balloon tun v
 
 # Debian's own, not what else is in the PATH of who runs this.
 PROGRAMS = ("/usr/bin/unshare /usr/bin/nsenter /bin/ip /sbin/tc /usr/bin/prlimit "
-            "/usr/bin/setpriv /bin/true /bin/cat /bin/sleep").split()
+            "/usr/bin/setpriv /bin/true /bin/cat /bin/sleep /bin/bash").split()
 # Copied if installed: who needs them installs their packages first.
 OPTIONAL = "/usr/bin/redis-server /usr/bin/redis-cli /usr/sbin/criu /usr/sbin/nft".split()
 
@@ -303,6 +303,9 @@ def initramfs(k, build, out):
   for path in PROGRAMS + [p for p in OPTIONAL if os.path.exists(p)]:
     a.program(path)
   _add_python(a)
+  # Busybox's own shell would take its own ip for iproute2's.
+  a.program("/bin/dash")
+  a.link("usr/bin/sh", "dash")
   a.copy("/bin/busybox")
   a.link("init", "bin/busybox")
   for name in _run(["busybox", "--list"]).split():
