@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the fault tests stand on: guests, the tool, and the questions that are always asked."""
 
+import argparse
 import os
 import re
 import shutil
@@ -214,6 +215,27 @@ class Bench:
     guest = Guest(self, self.a, program)
     self.works(self.a, "migrate", "-t", guest.pid, self.target)
     guest.end("after the next migration", self.b)
+
+
+def options(doc, more=None):
+  """The options that all such tests have, read from the command line; `more` adds its own."""
+  p = argparse.ArgumentParser(description=doc.split("\n")[0])
+  p.add_argument("--tool", help="the program (default: $CRIU_LITE, or the one in $BUILDDIR)")
+  p.add_argument("--victims-dir", help="where the victims are built (default: beside the tool)")
+  p.add_argument("--only", metavar="A,B,...", help="only tests with one of these in their name")
+  if more:
+    more(p)
+  opts = p.parse_args()
+  if os.geteuid():
+    sys.exit("%s: must run as root" % p.prog)
+  opts.tool = tool.find_tool(opts.tool)
+  if not opts.victims_dir:
+    at = os.path.dirname(opts.tool)
+    while at != "/" and not os.path.isdir(os.path.join(at, "test/live")):
+      at = os.path.dirname(at)
+    opts.victims_dir = os.path.join(tool.build_dir() if at == "/" else at, "test/live")
+  opts.victims_dir = os.path.abspath(opts.victims_dir)
+  return opts
 
 
 def run_tests(tests, opts, bench_class=Bench):

@@ -5,7 +5,6 @@
 The guests write faster than they are sent, so their migrations last until ctl says something.
 """
 
-import argparse
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "fault"))
-from frame import Failed, Guest, check, hosts, run_tests, tool  # noqa: E402
+from frame import Failed, Guest, check, hosts, options, run_tests  # noqa: E402
 
 MIB, RATE = 32, 50                     # of the guest, and what it writes a second
 SOCKETS = "/run/criu-lite/migrations"
@@ -276,17 +275,6 @@ def tests(opts):
           (seen_and_steered, aborted, forced, refused, wrong_policies, rude_clients, killed)]
 
 
-def main():
-  p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  p.add_argument("--tool", help="criu-lite (default: $CRIU_LITE or the built one)")
-  p.add_argument("--victims-dir", help="where the victims are (default: BUILDDIR/test/live)")
-  p.add_argument("--only", metavar="A,B,...", help="only tests with one of these in their name")
-  opts = p.parse_args()
-  opts.tool = tool.find_tool(opts.tool)
-  opts.victims_dir = os.path.abspath(opts.victims_dir or
-                                     os.path.join(tool.build_dir(), "test/live"))
-  return run_tests(tests(opts), opts)
-
-
 if __name__ == "__main__":
-  sys.exit(main())
+  opts = options(__doc__)
+  sys.exit(run_tests(tests(opts), opts))

@@ -5,7 +5,6 @@
 A tree whose parent waits with WUNTRACED and one of whose children is stopped is the guest.
 """
 
-import argparse
 import glob
 import os
 import signal
@@ -13,7 +12,7 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from ctl import SLOW, Migration, check, hosts, run_tests, tool  # noqa: E402
+from ctl import SLOW, Migration, check, hosts, options, run_tests  # noqa: E402
 
 SHARP = ["--auto-converge-initial", 90, "--auto-converge-max", 95, "--auto-converge-increment", 5]
 WAYS = ("sigstop", "freezer")
@@ -113,17 +112,6 @@ def tests(opts):
   return [("throttle: " + f.__name__.replace("_", " "), f) for f in made]
 
 
-def main():
-  p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  p.add_argument("--tool", help="criu-lite (default: $CRIU_LITE or the built one)")
-  p.add_argument("--victims-dir", help="where the victims are (default: BUILDDIR/test/live)")
-  p.add_argument("--only", metavar="A,B,...", help="only tests with one of these in their name")
-  opts = p.parse_args()
-  opts.tool = tool.find_tool(opts.tool)
-  opts.victims_dir = os.path.abspath(opts.victims_dir or
-                                     os.path.join(tool.build_dir(), "test/live"))
-  return run_tests(tests(opts), opts)
-
-
 if __name__ == "__main__":
-  sys.exit(main())
+  opts = options(__doc__)
+  sys.exit(run_tests(tests(opts), opts))
