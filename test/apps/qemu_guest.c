@@ -5,8 +5,9 @@
  *
  *   work.mib=N    memory that is dirtied (default 16)
  *   work.rate=N   MiB a second of it, by each CPU (default 20)
+ *   work.tick=N   ms between two ticks (default 100)
  *
- * On ttyS0: "ready", then a line "tick N ..." ten times a second, "fail ..." if anything is
+ * On ttyS0: "ready", then again and again a line "tick N ...", "fail ..." if anything is
  * wrong. On ttyS1 it takes words, one a line: "ask" is answered there by a tick, "end" by "ok ..."
  * after everything was checked once more; then the machine powers off. On TCP port 7 whoever
  * connects gets a tick, too.
@@ -43,7 +44,7 @@
 
 static struct {
 	int out, control;            /* ttyS0, ttyS1 */
-	uint64_t mib, rate;
+	uint64_t mib, rate, tick_ms;
 	long cpus;
 	uint64_t *memory;
 	uint64_t *seed;              /* of each page */
@@ -306,6 +307,7 @@ static void come_up(void)
 	close(fd);
 	g.mib = word(line, "work.mib=", 16);
 	g.rate = word(line, "work.rate=", 20);
+	g.tick_ms = word(line, "work.tick=", 100);
 	g.cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	if (g.cpus > CPUS_MAX)
 		g.cpus = CPUS_MAX;
@@ -328,7 +330,7 @@ static void *report(void *arg)
 {
 	for (;;) {
 		tick(g.out);
-		nap(100000000);
+		nap(g.tick_ms * 1000000);
 	}
 	return arg;
 }

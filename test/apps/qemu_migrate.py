@@ -71,7 +71,7 @@ class Machine:
 
   def __init__(self, name, net, directory, made, args, memory=512, cpus=1, share=False, disk=False,
                net_kind=None, work=(16, 20), iothread=False, extra=(),
-               accel="tcg,thread=multi"):
+               accel="tcg,thread=multi", tick=100):
     self.name, self.dir, self.args = name, directory, args
     self.a, self.b = net[0], net[1]
     self.where = self.a
@@ -90,7 +90,8 @@ class Machine:
             "-serial", "unix:%s/serial,server=on,wait=off" % self.own,
             "-qmp", "unix:%s/qmp,server=on,wait=off" % self.own]
     self.cmd = qemu_guest.command(made, memory, cpus, share, self.disk, self.network(),
-                                  iothread=iothread, work=work, accel=accel, extra=more + list(extra))
+                                  iothread=iothread, work=work, accel=accel, tick=tick,
+                                  extra=more + list(extra))
     self.proc = self.pid = None
     self.moves = []
 
