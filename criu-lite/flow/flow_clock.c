@@ -28,18 +28,18 @@ void flow_clock_put(InventoryEntry *in, pid_t root)
 	in->cl_timens = own;
 }
 
-int flow_clock_adopt(const InventoryEntry *in, bool *timens, struct err *e)
+int flow_clock_adopt(const InventoryEntry *in, struct shape *s, struct err *e)
 {
 	const struct clocks now = { in->cl_monotonic, in->cl_boottime };
 
-	*timens |= in->has_cl_timens && in->cl_timens;
-	if (!*timens)
+	s->timens |= in->has_cl_timens && in->cl_timens;
+	if (!s->timens)
 		return 0;
 	if (!in->has_cl_monotonic || !in->has_cl_boottime) {
 		err_say(e, ENOTSUP, "inventory.img does not say what the guest's clocks showed");
 		return err_remedy(e, "leave out --timens");
 	}
-	return task_clock_unshare(&now, e);
+	return task_clock_text(&now, s->timens_offsets, sizeof(s->timens_offsets), e);
 }
 
 static int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }

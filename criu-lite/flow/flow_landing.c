@@ -78,7 +78,7 @@ static void check_host(struct landing *l, const struct img_set *set, struct comp
 	unsigned cap = l->o->has_cpu_cap ? l->o->cpu_cap :
 		       in->has_cl_cpu_cap ? in->cl_cpu_cap : CPU_CAP_DEFAULT;
 
-	if (flow_clock_adopt(in, &l->shape.timens, &e) < 0)
+	if (flow_clock_adopt(in, &l->shape, &e) < 0)
 		complain(c, &e);
 	if (shape_vdso_check(set, &e) < 0)
 		complain(c, &e);

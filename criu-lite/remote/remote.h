@@ -175,6 +175,9 @@ int remote_fd_put(struct remote *r, const struct remote_fd *fds, size_t n, struc
  * -EEXIST: pid taken. */
 int remote_shell(struct remote **out, pid_t pid, uint64_t flags, const struct grange *avoid,
 		 size_t n_avoid, struct err *e);
+/* The same in a new time namespace; `offsets`: for its file timens_offsets. */
+int remote_shell_timens(struct remote **out, pid_t pid, uint64_t flags, const char *offsets,
+			const struct grange *avoid, size_t n_avoid, struct err *e);
 /* The same as a child of another shell: fork inside it, so that parenthood is real.
  * flags: CLONE_PARENT, CLONE_FILES, CLONE_FS, CLONE_VM, CLONE_SIGHAND as the guest shares them. */
 int remote_shell_child(struct remote **out, struct remote *parent, pid_t pid, uint64_t flags,

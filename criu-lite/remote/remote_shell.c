@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -69,6 +71,72 @@ static pid_t fork_into_stub(pid_t pid, uint64_t flags, uint8_t *area, int fd)
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	errno = saved;
 	return child;
+}
+
+/* ---- in a time namespace ---- */
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+
+struct birth {
+	pid_t pid, child;
+	uint64_t flags;
+	uint8_t *area;
+	int fd, ret;
+	const char *offsets;
+	struct err *e;
+};
+
+static int enter_timens(const char *offsets, struct err *e)
+{
+	char path[48];
+
+	if (unshare(CLONE_NEWTIME) < 0)
+		return err_set(e, errno, "unshare(CLONE_NEWTIME)");
+	snprintf(path, sizeof(path), "/proc/%d/timens_offsets", gettid());
+	return io_spill(path, offsets, strlen(offsets), e);
+}
+
+/* The child would inherit the registration of a thread that it does not have. */
+static void forget_rseq(void)
+{
+	uint8_t *tp = __builtin_thread_pointer();
+
+	if (__rseq_size)
+		syscall(SYS_rseq, tp + __rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
+}
+
+static void *bear(void *arg)
+{
+	struct birth *b = arg;
+
+	if ((b->ret = enter_timens(b->offsets, b->e)) < 0)
+		return NULL;
+	forget_rseq();
+	b->child = fork_into_stub(b->pid, b->flags, b->area, b->fd);
+	if (b->child < 0)
+		b->ret = -errno;
+	return NULL;
+}
+
+/* By a thread that lives no longer than that: what has unshared its time namespace cannot make threads
+ * (before Linux 6.3), nor go back while there are others. */
+static pid_t fork_in_timens(pid_t pid, uint64_t flags, const char *offsets, uint8_t *area, int fd,
+			    struct err *e)
+{
+	struct birth b = { .pid = pid, .flags = flags, .area = area, .fd = fd, .offsets = offsets,
+			   .child = -1, .e = e };
+	pthread_t t;
+	int code = pthread_create(&t, NULL, bear, &b);
+
+	if (code) {
+		errno = code;
+		return -1;
+	}
+	pthread_join(t, NULL);
+	errno = -b.ret;
+	return b.child;
 }
 
 static int taken_error(pid_t pid, int code, struct err *e)
@@ -149,6 +217,12 @@ static int adopt(struct remote *r, struct err *e)
 int remote_shell(struct remote **out, pid_t pid, uint64_t flags, const struct grange *avoid,
 		 size_t n_avoid, struct err *e)
 {
+	return remote_shell_timens(out, pid, flags, NULL, avoid, n_avoid, e);
+}
+
+int remote_shell_timens(struct remote **out, pid_t pid, uint64_t flags, const char *offsets,
+			const struct grange *avoid, size_t n_avoid, struct err *e)
+{
 	struct timeval look = { 0, LOOK_US };
 	int sv[2];
 	uint8_t *area = map_stub_area(avoid, n_avoid);
@@ -159,14 +233,15 @@ int remote_shell(struct remote **out, pid_t pid, uint64_t flags, const struct gr
 		munmap(area, STUB_SIZE);
 		return err_set(e, errno, "socketpair");
 	}
-	pid_t child = fork_into_stub(pid, flags, area, sv[1]);
+	pid_t child = offsets ? fork_in_timens(pid, flags, offsets, area, sv[1], e) :
+				fork_into_stub(pid, flags, area, sv[1]);
 	int code = errno;
 	munmap(area, STUB_SIZE);
 	close(sv[1]);
 	setsockopt(sv[0], SOL_SOCKET, SO_RCVTIMEO, &look, sizeof(look));
 	if (child < 0) {
 		close(sv[0]);
-		return taken_error(pid, code, e);
+		return err_is(e) ? -e->code : taken_error(pid, code, e);
 	}
 	struct remote *r = remote_new(child, e);
 	if (!r) {

@@ -3,8 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/sched.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +13,6 @@
 #include "io.h"
 
 #define NSEC 1000000000ll
-
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x00000080
-#endif
 
 static int64_t to_ns(const struct timespec *ts) { return ts->tv_sec * NSEC + ts->tv_nsec; }
 
@@ -124,38 +118,27 @@ int task_clock_check(const struct task *t, pid_t root, struct err *e)
 	return 0;
 }
 
-static int no_timens(struct err *e)
-{
-	return err_remedy(e, "a new time namespace needs CONFIG_TIME_NS and CAP_SYS_ADMIN here; without "
-			     "--timens the guest sees the monotonic clock of this host");
-}
-
-/* Rounded down to a whole ns within a second, as the kernel wants it. */
 static int format(char *out, size_t n, const char *name, int64_t ns)
 {
+	/* rounded down: the part of a second may not be negative */
 	int64_t sec = ns / NSEC - (ns % NSEC < 0);
 
 	return snprintf(out, n, "%s %lld %lld\n", name, (long long)sec, (long long)(ns - sec * NSEC));
 }
 
-int task_clock_unshare(const struct clocks *now, struct err *e)
+int task_clock_text(const struct clocks *now, char *out, size_t size, struct err *e)
 {
-	struct clocks here, ours;
-	char text[128];
-	int ret, n;
+	struct clocks here = clocks_here(), ours;
+	int ret;
 
-	/* those of our own namespace, which are gone from this file after unshare() */
+	if (access("/proc/self/timens_offsets", F_OK) < 0) {
+		err_say(e, ENOTSUP, "this kernel has no time namespaces (CONFIG_TIME_NS)");
+		return err_remedy(e, "leave out --timens: then the guest sees the clocks of this host");
+	}
 	if ((ret = task_clock_offsets(getpid(), &ours, e)) < 0)
 		return ret;
-	if (unshare(CLONE_NEWTIME) < 0) {
-		err_set(e, errno, "unshare(CLONE_NEWTIME)");
-		return no_timens(e);
-	}
-	here = clocks_here();
-	n = format(text, sizeof(text), "monotonic", now->monotonic - here.monotonic + ours.monotonic);
-	n += format(text + n, sizeof(text) - (size_t)n, "boottime",
-		    now->boottime - here.boottime + ours.boottime);
-	if ((ret = io_spill("/proc/self/timens_offsets", text, (size_t)n, e)) < 0)
-		return no_timens(e);
+	ret = format(out, size, "monotonic", now->monotonic - here.monotonic + ours.monotonic);
+	format(out + ret, size - (size_t)ret, "boottime",
+	       now->boottime - here.boottime + ours.boottime);
 	return 0;
 }

@@ -22,13 +22,12 @@ int task_clock_offsets(pid_t pid, struct clocks *out, struct err *e);
 /* Both clocks as a task sees them now, and whether it has a time namespace other than ours. */
 int task_clock_now(pid_t pid, struct clocks *out, bool *own, struct err *e);
 
-/* The same of a task that is held, by asking inside it: also after task_clock_unshare(), when our own
- * file tells of the new namespace. */
+/* The same of a task that is held, by asking inside it. */
 int task_clock_ask(struct task *t, struct clocks *out, struct err *e);
 
 /* Preflight: all tasks of a guest must be in one time namespace. */
 int task_clock_check(const struct task *t, pid_t root, struct err *e);
 
-/* Children of this process (not its threads) will live in a new time namespace with these clocks, if
- * they are born at once. Remedy given. */
-int task_clock_unshare(const struct clocks *now, struct err *e);
+/* What to write to the file timens_offsets of a new time namespace, so that its clocks show `now` at
+ * this moment. Fails, with a remedy, where there are none. */
+int task_clock_text(const struct clocks *now, char *out, size_t size, struct err *e);

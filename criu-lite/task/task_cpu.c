@@ -71,7 +71,9 @@ static const struct {
 	{ 18, 7, 0, EDX },
 };
 
-/* Of each word: the instructions that a program may use, by their names in /proc/cpuinfo. */
+/* Of each word: the instructions that a program may use, by their names in /proc/cpuinfo. Not among them:
+ * mmxext, which is an AMD's name for a part of SSE, and protection keys, for which a program asks the
+ * kernel. */
 static const struct feature {
 	uint8_t word, bit;
 	const char *name;
@@ -82,7 +84,7 @@ static const struct feature {
 #define AMX_    (1ull << XSAVE_TILECFG | 1ull << XSAVE_TILEDATA)
 	{ 0, 4, "tsc" }, { 0, 8, "cx8" }, { 0, 15, "cmov" }, { 0, 23, "mmx" }, { 0, 24, "fxsr" },
 	{ 0, 25, "sse" }, { 0, 26, "sse2" },
-	{ 1, 11, "syscall" }, { 1, 22, "mmxext" }, { 1, 27, "rdtscp" }, { 1, 29, "lm" },
+	{ 1, 11, "syscall" }, { 1, 27, "rdtscp" }, { 1, 29, "lm" },
 	{ 1, 30, "3dnowext" }, { 1, 31, "3dnow" },
 	{ 4, 0, "pni" }, { 4, 1, "pclmulqdq" }, { 4, 9, "ssse3" }, { 4, 12, "fma", AVX_ },
 	{ 4, 13, "cx16" }, { 4, 19, "sse4_1" }, { 4, 20, "sse4_2" }, { 4, 22, "movbe" },
@@ -102,7 +104,7 @@ static const struct feature {
 	{ 12, 4, "avx_vnni", AVX_ }, { 12, 5, "avx512_bf16", AVX512_ }, { 12, 7, "cmpccxadd" },
 	{ 12, 21, "amx_fp16", AMX_ }, { 12, 23, "avx_ifma", AVX_ },
 	{ 13, 0, "clzero" }, { 13, 4, "rdpru" },
-	{ 16, 1, "avx512vbmi", AVX512_ }, { 16, 4, "ospke" }, { 16, 5, "waitpkg" },
+	{ 16, 1, "avx512vbmi", AVX512_ }, { 16, 5, "waitpkg" },
 	{ 16, 6, "avx512_vbmi2", AVX512_ }, { 16, 8, "gfni" }, { 16, 9, "vaes", AVX_ },
 	{ 16, 10, "vpclmulqdq", AVX_ }, { 16, 11, "avx512_vnni", AVX512_ },
 	{ 16, 12, "avx512_bitalg", AVX512_ }, { 16, 14, "avx512_vpopcntdq", AVX512_ },
@@ -248,7 +250,10 @@ static const char *const components[] = {
 
 static int check_registers(const CpuinfoX86Entry *need, const CpuinfoX86Entry *here, struct err *e)
 {
-	uint64_t missing = need->xfeatures_mask & ~here->xfeatures_mask;
+	/* Whether protection keys are in use shows in their register; MPX, for which Linux gives no memory
+	 * any more, likewise. */
+	uint64_t missing = need->xfeatures_mask & ~here->xfeatures_mask &
+			   ~(1ull << XSAVE_PKRU | 1ull << XSAVE_BNDREGS | 1ull << XSAVE_BNDCSR);
 	char names[400] = "";
 	size_t n = 0;
 

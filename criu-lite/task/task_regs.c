@@ -253,6 +253,25 @@ static int check_regs(const UserX86RegsEntry *m, struct err *e)
 	return 0;
 }
 
+#define STACK_MAX (256u << 10)
+
+/* A thread in a signal handler returns through a frame that the source's kernel made for its CPU. */
+static int fix_frames(struct rthread *t, const UserX86FpregsEntry *f, uint64_t sp,
+		      const struct xsave_layout *l, struct err *e)
+{
+	uint64_t at = sp & ~(PAGE_SIZE - 1);
+	_cleanup_(buf_free) struct buf stack = {0};
+	struct err ignored = ERR_INIT;
+
+	if (!f->xsave || !(f->xsave->xstate_bv & ~l->enabled))
+		return 0;
+	stack.at = vec_grow(stack.at, &stack.cap, STACK_MAX, 1);
+	while (stack.n < STACK_MAX &&
+	       remote_read(t->of, at + stack.n, stack.at + stack.n, PAGE_SIZE, &ignored) == 0)
+		stack.n += PAGE_SIZE;
+	return xsave_fix_frames(l, stack.at, stack.n) ? remote_write(t->of, at, stack.at, stack.n, e) : 0;
+}
+
 int task_regs_apply(struct rthread *t, const CoreEntry *core, const struct xsave_layout *l,
 		    struct err *e)
 {
@@ -264,6 +283,10 @@ int task_regs_apply(struct rthread *t, const CoreEntry *core, const struct xsave
 		return ret;
 	if ((ret = xsave_from_image(l, core->thread_info->fpregs, &area, e)) < 0)
 		return ret;
+	if ((ret = fix_frames(t, core->thread_info->fpregs, m->sp, l, e)) < 0) {
+		free(area);
+		return ret;
+	}
 	free(t->xstate);
 	t->xstate = area;
 	t->xstate_len = l->size;

@@ -15,7 +15,8 @@ struct shape {
 	VEC(struct shape_task *) task;  /* parents before children */
 	uint64_t shell_flags;           /* CLONE_PARENT for --restore-sibling */
 	bool shell_job;                 /* session and group are the restorer's */
-	bool timens;                    /* shells are born into a time namespace of the guest's */
+	bool timens;                    /* shells are born into a time namespace of the guest's: */
+	char timens_offsets[128];       /* its file of that name */
 	VEC(struct grange) avoid;       /* where the guest has mappings: no place for the stub */
 };
 

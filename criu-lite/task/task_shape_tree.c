@@ -282,7 +282,9 @@ static int bear_root(struct birth *b)
 
 	if (find(b->s, w->pid))
 		return 0;
-	int ret = remote_shell(&r, w->pid, b->s->shell_flags, b->s->avoid.at, b->s->avoid.n, b->e);
+	int ret = remote_shell_timens(&r, w->pid, b->s->shell_flags,
+				      b->s->timens ? b->s->timens_offsets : NULL, b->s->avoid.at,
+				      b->s->avoid.n, b->e);
 	if (ret < 0)
 		return ret;
 	adopt(b, w, r);

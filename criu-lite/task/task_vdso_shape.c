@@ -2,7 +2,7 @@
 /*
  * The guest's vDSO on this kernel. Every shell has this kernel's own. It stands
  *
- *   at the guest's place, if the guest's is the same (by their ids);
+ *   at the guest's place, if the guest's is the same (by their ids), and no time namespace is entered;
  *   else aside, in a part of the address space that programs leave empty, and the guest's is plain
  *   memory whose entries lead there.
  *
@@ -132,7 +132,9 @@ int shape_vdso_want(struct shape_task *st, const MmEntry *mm, shape_vma_vec *wan
 		return 0;
 	if ((ret = vdso_here(&image, &n, &here, e)) < 0 || (ret = data_size(&st->task, &data, e)) < 0)
 		return ret;
-	if (v->id == here.id && is_native(want, v->at))
+	/* In a time namespace the data pages are others. A thread that is half-way through (before a
+	 * signal handler) would take those for what it has looked at. */
+	if (v->id == here.id && is_native(want, v->at) && !st->task.clock_goes_on)
 		return 0;
 	st->vdso = v->id == here.id && v->at > data && covers(want, v->at - data, v->at + n) ?
 		   VDSO_GOES_HOME : VDSO_IS_KEPT;

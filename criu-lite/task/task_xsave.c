@@ -269,3 +269,51 @@ int xsave_from_image(const struct xsave_layout *l, const UserX86FpregsEntry *f, 
 	*out = area;
 	return 0;
 }
+
+/* ---- signal frames ---- */
+
+#define SW_AT  464          /* struct _fpx_sw_bytes, in the legacy part */
+#define MAGIC1 0x46505853u
+#define MAGIC2 0x46505845u
+
+struct sw_bytes {
+	uint32_t magic1, extended_size;
+	uint64_t xfeatures;
+	uint32_t xstate_size;
+};
+
+static bool is_frame(const uint8_t *area, size_t n, struct sw_bytes *sw)
+{
+	uint32_t magic2;
+
+	if (n < AREA_MIN + sizeof(magic2))
+		return false;
+	memcpy(sw, area + SW_AT, sizeof(*sw));
+	if (sw->magic1 != MAGIC1 || sw->xstate_size < AREA_MIN ||
+	    sw->extended_size != sw->xstate_size + sizeof(magic2) || sw->extended_size > n)
+		return false;
+	memcpy(&magic2, area + sw->xstate_size, sizeof(magic2));
+	return magic2 == MAGIC2;
+}
+
+size_t xsave_fix_frames(const struct xsave_layout *l, uint8_t *stack, size_t n)
+{
+	size_t fixed = 0;
+	struct sw_bytes sw;
+
+	for (size_t at = 0; at + AREA_MIN < n; at += 64) {
+		uint64_t bv, keep;
+
+		if (!is_frame(stack + at, n - at, &sw))
+			continue;
+		memcpy(&bv, stack + at + XSTATE_BV, sizeof(bv));
+		keep = bv & l->enabled;
+		if (keep == bv)
+			continue;
+		memcpy(stack + at + XSTATE_BV, &keep, sizeof(keep));
+		sw.xfeatures &= l->enabled;
+		memcpy(stack + at + SW_AT, &sw, sizeof(sw));
+		fixed++;
+	}
+	return fixed;
+}

@@ -78,7 +78,7 @@ NOT_FOR = {
   "restart": ("dump-leave-stopped",),
 }
 # Ways that are for some victims only.
-_timens = ("clocks_go_on", "vdso", "vdso_static", "vdso_altered", "vdso_kept", "timers", "timerfd")
+_timens = ("clocks_go_on", "vdso", "vdso_static", "vdso_altered", "vdso_kept")
 ONLY_FOR = {
   "migrate-clock": ("clocks",),
   "migrate-clock-back": ("clocks",),

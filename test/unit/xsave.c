@@ -160,6 +160,41 @@ static void other_layouts(void **state)
 	free(area);
 }
 
+/* The frames of signal handlers that have not returned yet, on a stack. */
+static void frames(void **state)
+{
+	static uint8_t stack[65536], before[65536];
+	const uint32_t magic1 = 0x46505853, magic2 = 0x46505845, size = big.size, extended = size + 4;
+	const uint64_t bv = 0x202e7, features = big.enabled;
+	uint64_t got;
+
+	memset(stack, 0x5a, sizeof(stack));
+	for (size_t at = 640; at < 40000; at += 20032) {
+		memcpy(stack + at + 464, &magic1, 4);
+		memcpy(stack + at + 468, &extended, 4);
+		memcpy(stack + at + 472, &features, 8);
+		memcpy(stack + at + 480, &size, 4);
+		memcpy(stack + at + 512, &bv, 8);
+		memcpy(stack + at + size, &magic2, 4);
+	}
+	memcpy(before, stack, sizeof(stack));
+	assert_int_equal(xsave_fix_frames(&big, stack, sizeof(stack)), 0);
+	assert_memory_equal(stack, before, sizeof(stack));
+	assert_int_equal(xsave_fix_frames(&no_amx, stack, sizeof(stack)), 2);
+	memcpy(&got, stack + 640 + 512, 8);
+	assert_int_equal(got, 0xe7);
+	memcpy(&got, stack + 640 + 472, 8);
+	assert_int_equal(got, 0xe7);
+	assert_int_equal(xsave_fix_frames(&no_amx, stack, sizeof(stack)), 0);
+	/* cut off, or without its end: none */
+	memcpy(stack, before, sizeof(stack));
+	assert_int_equal(xsave_fix_frames(&no_amx, stack, 640 + size), 0);
+	stack[640 + size] ^= 1;
+	assert_int_equal(xsave_fix_frames(&no_amx, stack, 20000), 0);
+	for (size_t n = 0; n < 2000; n++)
+		xsave_fix_frames(&no_amx, stack, n);
+}
+
 static void keys_in_use(void **state)
 {
 	struct err e = ERR_INIT;
@@ -224,7 +259,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(round_trip), cmocka_unit_test(amx),
 		cmocka_unit_test(poorer_cpu), cmocka_unit_test(other_layouts),
-		cmocka_unit_test(keys_in_use), cmocka_unit_test(damaged),
+		cmocka_unit_test(keys_in_use), cmocka_unit_test(frames), cmocka_unit_test(damaged),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
