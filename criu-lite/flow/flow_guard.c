@@ -81,8 +81,9 @@ static void sweep(pid_t root)
 			if ((*k)->state != TASK_DEAD && remote_sweep((*k)->pid, &e) < 0)
 				clean = false;
 	}
+	/* What is kept stopped may run elsewhere: its connections are to stay silent. */
 	vec_each(&t.task, k)
-		if ((*k)->state != TASK_DEAD)
+		if ((*k)->state != TASK_DEAD && (*k)->state != TASK_STOPPED)
 			kind_tcp_sweep((*k)->pid, &e);
 	task_tree_free(&t);
 }
