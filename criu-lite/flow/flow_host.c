@@ -7,12 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "cleanup.h"
 #include "flow_clock.h"
 #include "io.h"
+#include "task_mm.h"
 #include "task_vdso.h"
 
 int flow_need_root(struct err *e)
@@ -112,4 +114,79 @@ uint64_t flow_memory_available(void)
 	uint64_t room = cgroup_room(), all = kib == UINT64_MAX ? UINT64_MAX : kib * 1024;
 
 	return all < room ? all : room;
+}
+
+/* ---- what a kernel may lack ---- */
+
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08
+#endif
+
+static bool try_map(int flags, int advice)
+{
+	void *p = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+	bool ok = p != MAP_FAILED && (!advice || madvise(p, PAGE_SIZE, advice) == 0);
+
+	if (p != MAP_FAILED)
+		munmap(p, PAGE_SIZE);
+	return ok;
+}
+
+static bool has_guards(void) { return try_map(MAP_PRIVATE, MADV_GUARD_INSTALL); }
+static bool has_droppable(void) { return try_map(MAP_DROPPABLE, 0); }
+static bool has_wipe(void) { return try_map(MAP_PRIVATE, MADV_WIPEONFORK); }
+
+static bool uses_guards(const VmaEntry *v) { return v->madv & VMA_MADV_GUARDS; }
+static bool uses_droppable(const VmaEntry *v) { return (v->flags & MAP_TYPE) == MAP_DROPPABLE; }
+static bool uses_wipe(const VmaEntry *v) { return v->madv >> MADV_WIPEONFORK & 1; }
+
+static const struct {
+	const char *name;
+	bool (*uses)(const VmaEntry *v);
+	bool (*has)(void);
+} kernel_features[] = {
+	{ "guard regions (MADV_GUARD_INSTALL, Linux 6.13)", uses_guards, has_guards },
+	{ "mappings that may be dropped (MAP_DROPPABLE, Linux 6.11)", uses_droppable, has_droppable },
+	{ "mappings that are wiped on fork (MADV_WIPEONFORK, Linux 4.14)", uses_wipe, has_wipe },
+};
+#define KERNEL_FEATURES (sizeof(kernel_features) / sizeof(kernel_features[0]))
+
+static int note_used(const struct img_set *set, bool used[KERNEL_FEATURES], struct err *e)
+{
+	enum img_type type;
+	uint64_t pid;
+
+	for (size_t it = 0; img_next(set, &it, &type, &pid);) {
+		_cleanup_msg_ MmEntry *mm = NULL;
+		int ret = type == IMG_MM ? img_get(set, IMG_MM, pid, 0, &mm, e) : 0;
+
+		if (ret < 0)
+			return ret;
+		for (size_t i = 0; mm && i < mm->n_vmas; i++)
+			for (size_t k = 0; k < KERNEL_FEATURES; k++)
+				used[k] |= kernel_features[k].uses(mm->vmas[i]);
+	}
+	return 0;
+}
+
+int flow_kernel_check(const struct img_set *set, struct err *e)
+{
+	bool used[KERNEL_FEATURES] = { false };
+	char names[400] = "";
+	size_t n = 0;
+	int ret = note_used(set, used, e);
+
+	if (ret < 0)
+		return ret;
+	for (size_t k = 0; k < KERNEL_FEATURES; k++)
+		if (used[k] && !kernel_features[k].has())
+			n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", n ? ", " : "",
+					      kernel_features[k].name);
+	if (!n)
+		return 0;
+	err_say(e, ENOTSUP, "this kernel lacks what the guest uses: %s", names);
+	return err_remedy(e, "move it to a host with a kernel that has that");
 }

@@ -80,6 +80,8 @@ static void check_host(struct landing *l, const struct img_set *set, struct comp
 
 	if (flow_clock_adopt(in, &l->shape, &e) < 0)
 		complain(c, &e);
+	if (flow_kernel_check(set, &e) < 0)
+		complain(c, &e);
 	if (shape_vdso_check(set, &e) < 0)
 		complain(c, &e);
 	if (flow_cpu_check(set, cap, &l->other_cpu, &e) < 0)

@@ -310,6 +310,8 @@ static uint64_t madv_bits(uint32_t f)
 		bits |= VMA_MADV_ACCOUNTED;
 	if (f & PROC_VF_LF)
 		bits |= VMA_MADV_ONFAULT;
+	if (f & PROC_VF_GU)
+		bits |= VMA_MADV_GUARDS;
 	return bits;
 }
 

@@ -25,6 +25,7 @@
 /* Bits of ours in VmaEntry.madv, above those of MADV_*. */
 #define VMA_MADV_ACCOUNTED (1ull << 62)  /* VmFlags ac: was writable once */
 #define VMA_MADV_ONFAULT   (1ull << 61)  /* mlock2(MLOCK_ONFAULT) */
+#define VMA_MADV_GUARDS    (1ull << 60)  /* VmFlags gu: guard regions inside (where: cl_guard) */
 
 struct task_mm {
 	struct proc_maps maps;       /* of smaps: with VmFlags */
