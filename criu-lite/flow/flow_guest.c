@@ -519,8 +519,10 @@ int guest_capture(struct guest *g, struct img_set *set, guest_pages_vec *pages, 
 	if ((ret = capture_tasks(g, set, e)) < 0) {
 		struct err ignored = ERR_INIT;
 
-		guest_scan_end(&scan, &ignored);
-		return ret;
+		/* all pages are known for the next attempt, or there is none */
+		if (guest_scan_end(&scan, &ignored) < 0)
+			*e = ignored;
+		return -e->code;
 	}
 	if ((ret = guest_scan_end(&scan, e)) < 0)
 		return ret;

@@ -117,6 +117,7 @@ void links_close_listeners(struct links *l, const struct guest *g)
 	for (size_t i = 0; i < all.n; i++)
 		if (net_conn_is_listener(&all.at[i]))
 			all.at[n++] = all.at[i];
+	l->listeners_closed = n > 0;
 	if (flow_net_close(l->net, all.at, n, &why) < 0)
 		log_info("%s", why.text);
 	vec_free(&all);
@@ -146,12 +147,11 @@ void links_undo(struct links *l, pid_t root)
 {
 	struct err why = ERR_INIT;
 
-	if (!l->closed)
-		return;
-	l->closed = false;
-	if (flow_net_undo(l->net, &why) < 0)
+	if ((l->closed || l->listeners_closed) && flow_net_undo(l->net, &why) < 0)
 		log_warn("%s", why.text);
-	script_anyway(l, "network-unlock", root);
+	if (l->closed)
+		script_anyway(l, "network-unlock", root);
+	l->closed = l->listeners_closed = false;
 }
 
 /* ---- target ---- */

@@ -15,7 +15,7 @@ struct links {
 	const struct flow_opts *o;
 	struct flow_net *net;
 	net_conn_vec conns;          /* of the frozen guest */
-	bool closed;
+	bool closed, listeners_closed;
 	char peer[128], id[40];      /* for the script */
 	struct buf addresses;        /* as text, by spaces */
 	bool is_source;

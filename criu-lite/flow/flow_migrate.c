@@ -405,7 +405,7 @@ static void hurry(struct migration *m, bool on)
 static void stay(struct migration *m)
 {
 	kind_dump_undo(m->guest.kinds);
-	links_undo(&m->links, m->guest.tree.task.at[0]->pid);
+	links_undo(&m->links, m->o->pid);
 	guest_thaw(&m->guest);
 }
 
@@ -425,7 +425,13 @@ static void tell_caught(struct migration *m)
 		log_info("%s", why.text);
 }
 
-/* -EAGAIN: it runs again, as too much was left. */
+/* Nothing is said yet that ends the rounds: they go on. */
+static bool may_go_on(const struct migration *m, int ret)
+{
+	return ret == -EAGAIN && !m->last_said;
+}
+
+/* May fail so that rounds go on: the guest runs again. */
 static int switch_over(struct migration *m, bool final, struct err *e)
 {
 	int ret;
@@ -439,15 +445,14 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 	links_close_listeners(&m->links, &m->guest);
 	ret = guest_freeze(&m->guest, e);
 	flow_report_mark(&m->report, "stop");
-	if (ret == 0 && ((ret = links_close(&m->links, &m->guest, e)) < 0 ||
-			 (ret = prepare(m, final, e)) < 0))
+	if (ret < 0 || (ret = links_close(&m->links, &m->guest, e)) < 0 ||
+	    (ret = prepare(m, final, e)) < 0) {
 		stay(m);
-	if (ret < 0) {
-		throttle_resume(m->throttle);
-		if (ret == -EAGAIN)
+		if (may_go_on(m, ret))
 			hurry(m, false);
 		else
 			flow_hurry(false);
+		throttle_resume(m->throttle);
 		return ret;
 	}
 	ret = commit(m, e);
@@ -467,7 +472,8 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 	return ret;
 }
 
-/* Rounds and the switch; rounds again if the stopped guest had more to send than was foreseen. */
+/* Rounds and the switch; rounds again if the stopped guest had more to send than was foreseen, or was
+ * in a state that passes. */
 static int move(struct migration *m, struct err *e)
 {
 	bool final;
@@ -477,7 +483,7 @@ static int move(struct migration *m, struct err *e)
 		if ((ret = rounds(m, &final, e)) < 0)
 			break;
 		ret = switch_over(m, final || m->retreats >= RETREATS_MAX, e);
-		if (ret != -EAGAIN || m->retreats > RETREATS_MAX)
+		if (!may_go_on(m, ret) || m->retreats > RETREATS_MAX)
 			break;
 		m->retreats++;
 		m->converge.stalls = 0;

@@ -353,15 +353,19 @@ int round_last(struct migration *m, bool final, struct err *e)
 	int ret = guest_capture(&m->guest, set, &pages, e);
 
 	flow_report_mark(r, "capture");
-	if (ret == 0) {
+	if (ret == 0 || ret == -EAGAIN)
 		join_carry(m, &pages);
-		uint64_t bytes = dirty_bytes(&pages) + dirty_bytes(&m->carry);
-		if (too_much(m, bytes) && !final) {
-			stash(m, &pages);
-			img_set_free(set);
-			return err_say(e, EAGAIN, "%lu MiB are left", bytes >> 20);
-		}
+	uint64_t bytes = dirty_bytes(&pages) + dirty_bytes(&m->carry);
+	if (ret == 0 && too_much(m, bytes) && !final)
+		ret = err_say(e, EAGAIN, "%lu MiB are left", bytes >> 20);
+	if (ret == -EAGAIN) {
+		stash(m, &pages);
+		img_set_free(set);
+		return ret;
+	}
+	if (ret == 0) {
 		m->round++;
+		m->last_said = true;
 		prepare_sender(m, bytes);
 		ret = announce(m, set, &pages, true, e);
 	}
@@ -369,7 +373,7 @@ int round_last(struct migration *m, bool final, struct err *e)
 	if (ret == 0)
 		ret = send_pages(m, &pages, false, &st, e);
 	flow_report_mark(r, "pages");
-	m->last_dirty = dirty_bytes(&pages) + dirty_bytes(&m->carry);
+	m->last_dirty = bytes;
 	m->last_stats = st;
 	round_forget(m);
 	guest_pages_free(&pages);
