@@ -51,6 +51,8 @@ class Capture:
       except TimeoutError:
         if self.ended:
           return
+      except OSError:  # the host is gone
+        return
 
   def stop(self):
     self.ended = True

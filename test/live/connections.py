@@ -253,8 +253,8 @@ def bytes_unsent(b, g):
 def deaf(b, on):
   """Host c hears nothing from the guest's port 7100 (but can talk), or hears again."""
   if on:
-    b.c.run(["nft", "-f", "-"], check=True, input="""table inet deaf {
-      chain in { type filter hook input priority 0; tcp sport 7100 drop; tcp dport 7200 drop; } }""")
+    b.c.run(["nft", "table inet deaf { chain in { type filter hook input priority 0; "
+             "tcp sport 7100 drop; tcp dport 7200 drop; }; }"], check=True)
   else:
     b.c.run(["nft", "delete", "table", "inet", "deaf"], check=True)
 
@@ -461,7 +461,7 @@ class Interrupted:
     check(0 < rc < 126, "migrate: exit %d: %s", rc, self.text())
     for word in say:
       check(word in self.text(), "migrate does not say %s: %s", word, self.text())
-    self.lives()
+    return self.lives()
 
   def lives(self):
     b, s = self.b, self.s
@@ -470,23 +470,36 @@ class Interrupted:
       hosts.wait_for(lambda: not s.server.tracer() and s.server.state_of() in "RSD", 10)
     except TimeoutError:
       raise Failed("the guest is not let go: " + self.text())
-    before = len(s.peer.read("gaps"))
     time.sleep(1)
     s.server.check_runs("after the failure")
     b.check_open(b.a)
     moved = s.move()  # receive on b sweeps what the killed one has left there
     s.end()
     b.check_open(b.b, b.a)
-    return "then %s%s" % (figures([moved]), "" if before else "")
+    return "then " + figures([moved])
+
+
+def children(pid):
+  with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+    return [int(w) for w in f.read().split()]
 
 
 def receiver_dies(action):
   def test(b):
     m = Interrupted(b, action)
-    m.receiver.send_signal(signal.SIGKILL)
+    # with the process that serves this migration, but without the guard
+    pids = [m.receiver.outer_pid] + children(m.receiver.outer_pid)
+    for pid in pids:
+      os.kill(pid, signal.SIGKILL)
     m.receiver.wait(10)
+    hosts.wait_for(lambda: not any(os.path.exists("/proc/%d" % pid) for pid in pids))
     m.go()
-    m.source_resumes()
+    m.migrate.wait(40)
+    # The next start there takes back what was done on the target.
+    again = b.receive(b.b)
+    again.send_signal(signal.SIGTERM)
+    again.wait(10)
+    return m.source_resumes()
   test.__name__ = "receiver killed at " + action
   return test
 
@@ -495,7 +508,7 @@ def script_fails(action, side):
   def test(b):
     m = Interrupted(b, action, 1, side)
     m.go()
-    m.source_resumes((action,))
+    return m.source_resumes((action,))
   test.__name__ = "script of the %s fails at %s" % (side, action)
   return test
 
@@ -506,7 +519,7 @@ def sender_dies(action):
     m.migrate.send_signal(signal.SIGKILL)
     m.migrate.wait(10)
     m.go()
-    m.lives()
+    return m.lives()
   test.__name__ = "sender killed at " + action
   return test
 
