@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Where a file in memory has data: SEEK_DATA and SEEK_HOLE, for many ranges at a price that does not
- * grow with the data behind them. */
+/* Where a file in memory has data: SEEK_DATA and SEEK_HOLE, for many ranges at a price that does
+ * not grow with the data behind them. */
 #pragma once
 
 #include "pages_tracker.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Each way in which a shared memory object can change is seen, and by a store nothing else is looked
- * at than what the trackers reported. */
+/* Each way in which a shared memory object can change is seen, and by a store nothing else is
+ * looked at than what the trackers reported. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
