@@ -76,8 +76,8 @@ def make(directory):
 
 def command(made, memory, cpus=1, share=False, disk=None, net=(), work=(16, 20),
             iothread=False, accel="tcg,thread=multi", tick=100, extra=()):
-  """`memory` and work[0] in MiB, work[1] in MiB/s by each CPU; tick in ms. Serials, monitor and network
-  cards are the caller's (`extra`, `net`)."""
+  """`memory` and work[0] in MiB, work[1] in MiB/s by each CPU; tick in ms. Serials, monitor
+  and network cards are the caller's (`extra`, `net`)."""
   line = ("console=ttyS0 quiet panic=-1 tsc=nowatchdog work.mib=%d work.rate=%d work.tick=%d"
           % (*work, tick))
   words = ["qemu-system-x86_64", "-accel", accel, "-cpu", "qemu64",
