@@ -24,17 +24,13 @@ static void lock_free(struct net_lock *l)
 	free(l);
 }
 
-static int make_table(struct net_lock *l, int netns, int group, struct err *e)
+static int make_table(struct net_lock *l, int group, struct err *e)
 {
-	_cleanup_ns_ int back = -1;
-	int ret = net_ns_enter(netns, &back, e);
+	int ret = net_table_make(l->nl, l->table, group, e);
 
-	if (ret < 0)
-		return ret;
-	ret = net_table_make(l->table, group, e);
 	if (ret == -EOPNOTSUPP && group >= 0) {
 		err_clear(e);
-		ret = net_table_make(l->table, NET_LOCK_NO_GROUP, e);
+		ret = net_table_make(l->nl, l->table, NET_LOCK_NO_GROUP, e);
 		if (ret == 0)
 			log_info("this kernel cannot keep segments that come during the switch "
 				 "(CONFIG_NFT_LOG)");
@@ -52,7 +48,7 @@ int net_lock_prepare(struct net_lock **lock, const char *id, int netns, int grou
 	net_table_name(l->table, id);
 	if (ret == 0 && (ret = net_nl_open(&l->nl, NETLINK_NETFILTER, netns, e)) == 0 &&
 	    (ret = net_record_write(&l->record, true, e)) == 0) {
-		ret = make_table(l, netns, group, e);
+		ret = make_table(l, group, e);
 		if (ret == 0) {
 			*lock = l;
 			return 0;

@@ -10,10 +10,9 @@ struct mnl_socket;
 #define NET_TABLE_NAME 96
 void net_table_name(char name[NET_TABLE_NAME], const char *id);
 
-/* In the calling thread's network. `group`: of NFLOG, which gets what is dropped on its way in;
- * -1: nobody does. -EOPNOTSUPP: this kernel cannot log to it. */
-int net_table_make(const char *name, int group, struct err *e);
-/* `nl`: of NETLINK_NETFILTER. */
+/* `nl`: of NETLINK_NETFILTER, in the guest's network. `group`: of NFLOG, which gets what is dropped
+ * on its way in; -1: nobody does. -EOPNOTSUPP: this kernel cannot log to it. */
+int net_table_make(struct mnl_socket *nl, const char *name, int group, struct err *e);
 int net_table_add(struct mnl_socket *nl, const char *name, const struct net_conn *conns, size_t n,
 		  struct err *e);
 /* All connections out again. */

@@ -73,6 +73,85 @@ static bool has_record(void)
 	return !system("ls /run/criu-lite/locks/* >/dev/null 2>&1");
 }
 
+/* ---- the table ---- */
+
+/* The lock's table in the language of nft(8); some connection in each set. */
+static const char same[] =
+	"table inet same {\n"
+	"	set c4 { type ipv4_addr . inet_service . ipv4_addr . inet_service;\n"
+	"		elements = { 10.9.0.3 . 50000 . 10.9.0.1 . 80 }; }\n"
+	"	set c6 { type ipv6_addr . inet_service . ipv6_addr . inet_service;\n"
+	"		elements = { fd09::3 . 50000 . fd09::1 . 80 }; }\n"
+	"	set l4 { type ipv4_addr . inet_service; elements = { 10.9.0.1 . 80 }; }\n"
+	"	set l6 { type ipv6_addr . inet_service; elements = { fd09::1 . 80 }; }\n"
+	"	set a4 { type inet_service; elements = { 80 }; }\n"
+	"	set a6 { type inet_service; elements = { 80 }; }\n"
+	"	chain take { %s drop; }\n"
+	"	chain in {\n"
+	"		ip saddr . tcp sport . ip daddr . tcp dport @c4 goto take\n"
+	"		ip6 saddr . tcp sport . ip6 daddr . tcp dport @c6 goto take\n"
+	"		tcp flags & (syn|ack) == syn ip daddr . tcp dport @l4 goto take\n"
+	"		tcp flags & (syn|ack) == syn ip6 daddr . tcp dport @l6 goto take\n"
+	"	}\n"
+	"	chain pre { type filter hook prerouting priority -300;\n"
+	"		meta l4proto tcp jump in\n"
+	"	}\n"
+	"	chain input { type filter hook input priority -300;\n"
+	"		meta l4proto tcp jump in\n"
+	"		tcp flags & (syn|ack) == syn meta nfproto ipv4 tcp dport @a4 goto take\n"
+	"		tcp flags & (syn|ack) == syn meta nfproto ipv6 tcp dport @a6 goto take\n"
+	"	}\n"
+	"	chain out { type filter hook output priority -300;\n"
+	"		ip daddr . tcp dport . ip saddr . tcp sport @c4 drop\n"
+	"		ip6 daddr . tcp dport . ip6 saddr . tcp sport @c6 drop\n"
+	"	}\n"
+	"}\n";
+
+static struct net_conn conn(const char *local, const char *remote, uint16_t port)
+{
+	struct net_conn c = { .family = strchr(local, ':') ? AF_INET6 : AF_INET,
+			      .local.port = 80, .remote.port = port };
+
+	assert_int_equal(inet_pton(c.family, local, &c.local.v6), 1);
+	if (port)
+		assert_int_equal(inet_pton(c.family, remote, &c.remote.v6), 1);
+	return c;
+}
+
+/* As nft(8) shows it, expressions included, under one name, without the numbers of rules, which it
+ * writes as "TABLE CHAIN NUMBER [NUMBER BEFORE]" */
+static char *show(const char *table)
+{
+	return lab_run(&lab, LAB_HOST, "nft --debug=netlink list table inet %s 2>&1 | "
+		       "sed -E 's/%s/NAME/; s/^(inet NAME [a-z]+) [0-9 ]+$/\\1/'", table, table);
+}
+
+static void test_table(void **state)
+{
+	const struct net_conn c[] = {
+		conn("10.9.0.1", "10.9.0.3", 50000), conn("fd09::1", "fd09::3", 50000),
+		conn("10.9.0.1", "", 0), conn("fd09::1", "", 0),
+		conn("0.0.0.0", "", 0), conn("::", "", 0),
+	};
+
+	for (int i = 0; i < 2; i++) {
+		int group = i ? 24100 : NET_LOCK_NO_GROUP;
+		_cleanup_free_ char *rules =
+			xasprintf(same, i ? "log group 24100 queue-threshold 1" : "");
+		struct net_lock *l;
+
+		lab_enter(&lab, LAB_HOST);
+		ok(net_lock_prepare(&l, "shown", -1, group, &e));
+		ok(net_lock_add(l, c, sizeof(c) / sizeof(*c), &e));
+		free(lab_run(&lab, LAB_HOST, "nft -f - <<'END'\n%s\nEND", rules));
+		_cleanup_free_ char *ours = show("criu-lite-shown"), *theirs = show("same");
+		assert_non_null(strstr(ours, "fd09::3 . 50000 . fd09::1 . 80"));
+		assert_string_equal(ours, theirs);
+		free(lab_run(&lab, LAB_HOST, "nft delete table inet same"));
+		ok(net_lock_lift(l, &e));
+	}
+}
+
 /* ---- tests ---- */
 
 static void test_both_ways(void **state)
@@ -359,6 +438,7 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_table),
 		cmocka_unit_test(test_both_ways),
 		cmocka_unit_test(test_no_reset),
 		cmocka_unit_test(test_caught),
