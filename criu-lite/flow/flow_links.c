@@ -138,10 +138,10 @@ int links_take(struct links *l, pid_t root, struct err *e)
 {
 	int ret = links_script(l, "post-dump", root, e);
 
-	if (ret < 0 || (ret = flow_net_take(l->net, e)) < 0)
-		return ret;
-	return flow_net_commit(l->net, e);
+	return ret < 0 ? ret : flow_net_take(l->net, e);
 }
+
+int links_commit(struct links *l, struct err *e) { return flow_net_commit(l->net, e); }
 
 void links_undo(struct links *l, pid_t root)
 {

@@ -29,8 +29,10 @@ int links_source(struct links *l, const struct flow_opts *o, const char *id, con
 /* Handshakes under way end; new ones are held. */
 void links_close_listeners(struct links *l, const struct guest *g);
 int links_close(struct links *l, const struct guest *g, struct err *e);
-/* All is captured and the target is ready: addresses leave. After it the target may run. */
+/* All is captured and the target is ready: addresses leave; should we die, they come back. */
 int links_take(struct links *l, pid_t root, struct err *e);
+/* The guest will not go on here by itself: nor do they come back. After it the target may run. */
+int links_commit(struct links *l, struct err *e);
 /* The guest goes on here: first half while it is frozen (its sockets are as they were). */
 void links_undo(struct links *l, pid_t root);
 

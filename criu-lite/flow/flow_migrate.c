@@ -2,6 +2,7 @@
 /* migrate: the guest to another host while it works. The source's side of the story. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -336,6 +337,28 @@ static int prepare(struct migration *m, bool final, struct err *e)
 	return ret;
 }
 
+/* A target that has died since it was ready. */
+static int is_there(struct migration *m, struct err *e)
+{
+	struct pollfd p = { m->control, POLLRDHUP, 0 };
+
+	if (poll(&p, 1, 0) == 1 && p.revents & (POLLRDHUP | POLLHUP | POLLERR))
+		return err_say(e, ECONNRESET, "the target has ended before it was told to run; look at its log");
+	return 0;
+}
+
+/* The last that can fail or take long while the guest would go on by itself if we died. */
+static int leave(struct migration *m, struct err *e)
+{
+	pthread_mutex_lock(&m->watch.live.lock);
+	int ret = migration_wanted(m, e);
+	m->cancelable = false;
+	pthread_mutex_unlock(&m->watch.live.lock);
+	if (ret == 0)
+		ret = links_take(&m->links, m->guest.tree.task.at[0]->pid, e);
+	return ret < 0 ? ret : is_there(m, e);
+}
+
 /* From here on the target may run: the source never does again by itself. */
 static int commit(struct migration *m, struct err *e)
 {
@@ -343,13 +366,8 @@ static int commit(struct migration *m, struct err *e)
 	_cleanup_msg_ StreamAnswer *a = NULL;
 	int ret = guest_pin(&m->guest, e);
 
-	pthread_mutex_lock(&m->watch.live.lock);
 	if (ret == 0)
-		ret = migration_wanted(m, e);
-	m->cancelable = false;
-	pthread_mutex_unlock(&m->watch.live.lock);
-	if (ret == 0)
-		ret = links_take(&m->links, m->guest.tree.task.at[0]->pid, e);
+		ret = links_commit(&m->links, e);
 	if (ret < 0)
 		return -EREMOTEIO; /* nothing was said yet */
 	if ((ret = stream_send(m->control, STREAM_GO, &go, e)) == 0)
@@ -455,7 +473,9 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 		throttle_resume(m->throttle);
 		return ret;
 	}
-	ret = commit(m, e);
+	bool gone = (ret = leave(m, e)) == 0;
+	if (gone)
+		ret = commit(m, e);
 	flow_report_thaw(&m->report);
 	flow_hurry(false);
 	if (ret == 0) {
@@ -465,11 +485,12 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 		round_count(m, m->last_dirty, &m->last_stats, m->last_stats.ns);
 		return 0;
 	}
-	if (ret != -EREMOTEIO)
+	if (gone && ret != -EREMOTEIO)
 		return undecided(m, e);
-	guest_unpin(&m->guest); /* the target itself says that it does not run there */
+	if (gone)
+		guest_unpin(&m->guest); /* the target itself says that it does not run there */
 	stay(m);
-	return ret;
+	return -EREMOTEIO;
 }
 
 /* Rounds and the switch; rounds again if the stopped guest had more to send than was foreseen, or was
