@@ -39,3 +39,6 @@ HOST_PACKAGES=(python3 iproute2 nftables util-linux procps redis-server)
 
 # What the virtual machine that is moved needs.
 QEMU_PACKAGES=(qemu-system-x86 qemu-utils busybox-static)
+
+# Other servers that are moved with their clients.
+SERVER_PACKAGES=(nginx-light postgresql)
