@@ -170,14 +170,18 @@ int freezer_begin(struct freezer *f, pid_t root, struct err *e)
 
 int freezer_freeze(const struct freezer *f, bool on, struct err *e)
 {
+	int failed = 0;
+
 	for (unsigned i = 0; i < f->n; i++) {
 		const struct freezer_place *p = &f->place[i];
 		int ret = p->v2 ? put(p->ours, "cgroup.freeze", on ? "1" : "0")
 				: put(p->ours, "freezer.state", on ? "FROZEN" : "THAWED");
-		if (ret < 0)
-			return err_set(e, -ret, "%s cgroup %s", on ? "freeze" : "thaw", p->ours);
+
+		/* planned, but whoever was to go there exited before */
+		if (ret < 0 && ret != -ENOENT)
+			failed = err_set(e, -ret, "%s cgroup %s", on ? "freeze" : "thaw", p->ours);
 	}
-	return 0;
+	return failed;
 }
 
 static void move_back(const struct freezer_place *p)

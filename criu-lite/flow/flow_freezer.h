@@ -27,6 +27,7 @@ struct freezer {
 int freezer_plan(struct freezer *f, const struct tree *t, struct err *e);
 /* Moves them. On error freezer_end() is due. */
 int freezer_begin(struct freezer *f, pid_t root, struct err *e);
+/* All places, also if one of them fails. */
 int freezer_freeze(const struct freezer *f, bool on, struct err *e);
 /* Thaws, moves back whoever is there now, and removes ours. What is not there is no error. */
 void freezer_end(const struct freezer *f);

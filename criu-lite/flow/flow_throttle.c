@@ -86,9 +86,9 @@ static void look(struct throttle *t)
 
 	if (last >= 0 && last == t->last_pid)
 		return;
-	t->last_pid = last;
 	if (task_tree_scan(&t->tree, t->root, &ignored) < 0)
 		return; /* gone, or changing: the next look will tell */
+	t->last_pid = last;
 	forget(t);
 	vec_each(&t->tree.task, k)
 		if ((*k)->state != TASK_DEAD)
@@ -175,19 +175,26 @@ static void wait_until(struct throttle *t, uint64_t at)
 		pthread_cond_timedwait(&t->wake, &t->lock, &when);
 }
 
-static void *run(void *arg)
+/* A slice that is 20 ms late lets the guest run three times as long. Said each time: flow_hurry(false)
+ * is for all threads. */
+static void be_urgent(void)
 {
-	struct throttle *t = arg;
-	/* A slice that is 20 ms late lets the guest run three times as long. */
 	struct sched_param urgent = { .sched_priority = 1 };
 
 	sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &urgent);
+}
+
+static void *run(void *arg)
+{
+	struct throttle *t = arg;
+
 	pthread_mutex_lock(&t->lock);
 	while (!t->end) {
 		if (!is_on(t)) {
 			pthread_cond_wait(&t->wake, &t->lock);
 			continue;
 		}
+		be_urgent();
 		wait_until(t, io_now_ns() + SLICE_NS);
 		if (!is_on(t))
 			continue;
