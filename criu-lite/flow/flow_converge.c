@@ -65,6 +65,8 @@ double converge_downtime_ms(const struct converge *c, const struct flow_qos *q, 
 	/* The last copy may have a limit of its own. Without one it is at least as fast. */
 	if (q->bandwidth > 0 && q->switchover_bandwidth > 0)
 		rate *= (double)q->switchover_bandwidth / (double)q->bandwidth;
+	else if (q->switchover_bandwidth > 0 && rate > (double)q->switchover_bandwidth * MIB)
+		rate = (double)q->switchover_bandwidth * MIB;
 	return bytes * 1e3 / rate + (double)fixed_ns / 1e6;
 }
 

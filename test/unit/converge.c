@@ -284,6 +284,10 @@ static void switchover_bandwidth_counts(void **state)
 	assert_true(fabs(converge_downtime_ms(&c, &q, 100 * MIB, 5000000) - 1005) < 0.1);
 	q.switchover_bandwidth = 400;
 	assert_true(fabs(converge_downtime_ms(&c, &q, 100 * MIB, 5000000) - 255) < 0.1);
+	q.bandwidth = 0;
+	assert_true(fabs(converge_downtime_ms(&c, &q, 100 * MIB, 5000000) - 1005) < 0.1);
+	q.switchover_bandwidth = 20;
+	assert_true(fabs(converge_downtime_ms(&c, &q, 100 * MIB, 5000000) - 5005) < 0.1);
 	c.placed = 0;
 	assert_true(converge_downtime_ms(&c, &q, 1, 1) == 0);
 }
