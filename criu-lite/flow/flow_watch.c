@@ -101,8 +101,10 @@ static void show(struct flow_watch *w, const struct flow_sample *s)
 	_cleanup_(buf_free) struct buf line = { 0 };
 	uint64_t now = io_now_ns();
 	char text[256];
-	bool due = s->elapsed < KEEP_ALL_S || now - w->last_line_ns > KEEP_NS;
+	bool due = s->elapsed < KEEP_ALL_S || now - w->last_kept_ns > KEEP_NS;
 
+	if (due)
+		w->last_kept_ns = now;
 	pthread_mutex_lock(&w->out);
 	samples_sample(&line, s);
 	tell(w, &line, due);
@@ -144,16 +146,17 @@ static void hear_signals(struct flow_watch *w)
 
 static void look_at_clock(struct flow_watch *w, uint64_t deadline)
 {
-	if (!deadline || w->timed_out || io_now_ns() < deadline)
+	if (!deadline || w->live.abort || io_now_ns() < deadline)
 		return;
-	w->timed_out = true;
 	pthread_mutex_lock(&w->live.lock);
 	bool suspend = w->live.qos.timeout_action == TIMEOUT_SUSPEND;
 	pthread_mutex_unlock(&w->live.lock);
-	if (suspend)
+	if (suspend) {
 		w->live.force = true;
-	else
-		w->live.abort = true;
+		return;
+	}
+	w->timed_out = true;
+	w->live.abort = true;
 }
 
 static void *run(void *arg)
@@ -196,6 +199,8 @@ static int catch_signals(struct flow_watch *w, struct err *e)
 	if (w->signals < 0 || w->end < 0)
 		return err_set(e, errno, "signalfd");
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	/* ^Z would leave the guest as it is at this moment: throttled, that is mostly stopped */
+	signal(SIGTSTP, SIG_IGN);
 	return 0;
 }
 

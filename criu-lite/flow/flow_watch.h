@@ -24,15 +24,15 @@ struct flow_watch {
 	pthread_t thread;
 	bool started;
 	int signals, end;            /* signalfd, eventfd */
-	uint64_t begun_ns, last_line_ns;
+	uint64_t begun_ns, last_line_ns, last_kept_ns;
 	bool terminal;               /* stderr is one: a line that is drawn again and again */
 	bool drawn;                  /* there is such a line now */
-	bool timed_out, interrupted;
+	bool timed_out, interrupted; /* why live.abort is set, if not by ctl */
 	struct buf story;            /* JSON lines, for --report */
 	pthread_mutex_t out;         /* for what is printed, and the story */
 };
 
-/* From here on ^C and SIGTERM are wishes. w->live's id, guest, target, pid, qos are filled in. */
+/* From here on ^C and SIGTERM are wishes, and ^Z does nothing. w->live's id, guest, target, pid, qos are filled in. */
 int watch_begin(struct flow_watch *w, const struct flow_opts *o, struct err *e);
 /* A round is over. */
 void watch_round(struct flow_watch *w, uint32_t number, uint64_t dirty, uint64_t wire, double s);
