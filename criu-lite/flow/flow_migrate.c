@@ -160,7 +160,7 @@ static void follow(struct migration *m, const struct flow_qos *q)
 {
 	unsigned changes = m->watch.live.changes;
 
-	if (changes == m->followed || !m->cancelable)
+	if (changes == m->followed || !strcmp(m->phase, "switch"))
 		return;
 	m->followed = changes;
 	migration_sender_set(m, q, false);
@@ -257,6 +257,7 @@ static int begin(struct migration *m, const struct flow_opts *o, struct err *e)
 		snprintf(m->watch.live.id + 2 * i, 3, "%02x", m->id.at[i]);
 	if ((ret = flow_need_root(e)) < 0 || (ret = flow_map_check(o->map_address, o->n_map_address, e)) < 0)
 		return ret;
+	flow_raise_limits();
 	flow_net_sweep();
 	if ((ret = tracker_probe(&k, e)) < 0 ||
 	    (ret = guest_open(&m->guest, o, e)) < 0)
@@ -277,7 +278,6 @@ static int begin(struct migration *m, const struct flow_opts *o, struct err *e)
 static void end(struct migration *m)
 {
 	watch_end(&m->watch);
-	throttle_free(m->throttle);
 	pages_sender_free(m->sender);
 	if (m->control >= 0)
 		close(m->control);
@@ -520,6 +520,7 @@ static int tell_result(struct migration *m, int ret, struct err *e)
 	struct samples_more more = { .predicted_ms = m->predicted_ms };
 	const char *status = ret == 0 ? "completed" : m->watch.live.abort ? "aborted" : "failed";
 	struct err wrong = ERR_INIT;
+	struct pages_stats all;
 
 	if (!m->watch.o)
 		return ret; /* it never began */
@@ -530,6 +531,8 @@ static int tell_result(struct migration *m, int ret, struct err *e)
 		if (migration_wanted(m, &why) < 0)
 			*e = why;
 	}
+	pages_sender_sample(m->sender, &all);
+	more.same_pages = all.same_pages;
 	if (watch_result(&m->watch, &m->report, status, &more, ret < 0 ? e : NULL, &wrong) < 0)
 		log_warn("report: %s", wrong.text);
 	m->report.predicted_ms = m->predicted_ms;
@@ -546,6 +549,7 @@ int flow_migrate(const struct flow_opts *o, struct err *e)
 
 	if (ret == 0)
 		ret = move(&m, e);
+	throttle_free(steal_ptr(m.throttle)); /* the guest does not wait for what is told now */
 	ret = tell_result(&m, ret, e);
 	end(&m);
 	return ret;
