@@ -12,6 +12,7 @@
 #include "flow_host.h"
 #include "inventory.pb-c.h"
 #include "io.h"
+#include "kind_tcp.h"
 #include "log.h"
 #include "task_clock.h"
 #include "task_state.h"
@@ -59,7 +60,8 @@ static int check_task(struct guest *g, struct task *t, struct err *e)
 		return 0;
 	/* what an earlier criu-lite that was killed may have left */
 	if ((ret = check_namespaces(t, e)) < 0 ||
-	    (ret = task_clock_check(t, g->tree.task.at[0]->pid, e)) < 0 || (ret = remote_sweep(t->pid, e)) < 0)
+	    (ret = task_clock_check(t, g->tree.task.at[0]->pid, e)) < 0 || (ret = remote_sweep(t->pid, e)) < 0 ||
+	    (ret = kind_tcp_sweep(t->pid, e)) < 0)
 		return ret;
 	if ((ret = task_state_check(t, e)) < 0 || (ret = task_mm_look(t, e)) < 0 ||
 	    (ret = task_mm_check(t, e)) < 0)

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "kind_tcp.h"
 #include "log.h"
@@ -94,16 +95,44 @@ int links_source(struct links *l, const struct flow_opts *o, const char *id, con
 	return ret;
 }
 
-static int conns_of(const struct guest *g, net_conn_vec *out, struct err *e)
-{
-	VEC(pid_t) pids = { 0 };
+typedef VEC(pid_t) pids_vec;
 
+static void pids_of(const struct guest *g, pids_vec *out)
+{
 	vec_each(&g->tree.task, t)
 		if ((*t)->state != TASK_DEAD)
-			vec_push(&pids, (*t)->pid);
+			vec_push(out, (*t)->pid);
+}
+
+static int conns_of(const struct guest *g, net_conn_vec *out, struct err *e)
+{
+	pids_vec pids = { 0 };
+
+	pids_of(g, &pids);
 	int ret = kind_tcp_conns(pids.at, pids.n, out, e);
 	vec_free(&pids);
 	return ret;
+}
+
+#define ACCEPT_LOOKS 40
+#define ACCEPT_PAUSE_NS 1000000
+
+/* Nobody but the guest can take those who wait in its accept queues, and as the door is closed they
+ * are soon through. If not, the frozen guest shows it. */
+static void let_in(const struct guest *g)
+{
+	pids_vec pids = { 0 };
+	struct err ignored = ERR_INIT;
+	uint32_t waiting = 1;
+
+	pids_of(g, &pids);
+	for (int i = 0; i < ACCEPT_LOOKS && waiting; i++) {
+		if (i)
+			nanosleep(&(struct timespec){ .tv_nsec = ACCEPT_PAUSE_NS }, NULL);
+		if (kind_tcp_waiting(pids.at, pids.n, &waiting, &ignored) < 0)
+			break;
+	}
+	vec_free(&pids);
 }
 
 void links_close_listeners(struct links *l, const struct guest *g)
@@ -120,6 +149,8 @@ void links_close_listeners(struct links *l, const struct guest *g)
 	l->listeners_closed = n > 0;
 	if (flow_net_close(l->net, all.at, n, &why) < 0)
 		log_info("%s", why.text);
+	else if (n && !l->o->kinds.skip_in_flight)
+		let_in(g);
 	vec_free(&all);
 }
 
