@@ -3,6 +3,7 @@
 
 #include <cpuid.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +46,7 @@ static uint64_t xcr0(void)
 	return (uint64_t)hi << 32 | lo;
 }
 
-void xsave_layout_here(struct xsave_layout *l)
+static void ask_cpu(struct xsave_layout *l)
 {
 	uint32_t a, b, c, d;
 
@@ -61,6 +62,23 @@ void xsave_layout_here(struct xsave_layout *l)
 		l->part[i].at = b;
 		l->part[i].size = a;
 	}
+}
+
+/* In a virtual machine each CPUID takes some 35 us, too long for every task of a frozen guest; and what
+ * it says of the machine that we run on does not change. */
+void xsave_layout_here(struct xsave_layout *l)
+{
+	static struct xsave_layout here;
+	static atomic_bool known;
+
+	if (!known) {
+		struct xsave_layout asked;
+
+		ask_cpu(&asked);
+		here = asked;
+		known = true;
+	}
+	*l = here;
 }
 
 static bool has(const struct xsave_layout *l, const struct component *c, uint32_t len)
