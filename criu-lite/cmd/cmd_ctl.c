@@ -62,8 +62,6 @@ static void print_status(const json_t *o)
 	printf("throttle     %.0f %%\n", number(o, "throttle"));
 	printf("downtime     predicted %.0f ms, allowed %.0f ms\n", number(o, "predicted_ms"),
 	       number(o, "allowed_ms"));
-	if (*text(o, "connections_said"))
-		printf("connections  %s\n", text(o, "connections_said"));
 	if (json_is_true(json_object_get(o, "abort")))
 		printf("it is being aborted\n");
 	else if (json_is_true(json_object_get(o, "force")))

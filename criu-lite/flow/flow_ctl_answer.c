@@ -31,8 +31,8 @@ static int say_status(struct flow_live *l, const json_t *q, json_t *out, struct 
 	pthread_mutex_lock(&l->lock);
 	samples_begin(&head, l);
 	samples_sample(&sample, &l->now);
-	more = json_pack("{s:s, s:i, s:b, s:b}", "connections_said", l->connections_said,
-			 "changes", (int)l->changes, "abort", (int)l->abort, "force", (int)l->force);
+	more = json_pack("{s:i, s:b, s:b}", "changes", (int)l->changes, "abort", (int)l->abort,
+			 "force", (int)l->force);
 	pthread_mutex_unlock(&l->lock);
 	json_object_update_new(out, line_to_json(&head));
 	json_object_update_new(out, line_to_json(&sample));

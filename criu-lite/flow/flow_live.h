@@ -36,7 +36,6 @@ struct flow_live {
 	struct flow_qos qos;
 	atomic_uint changes;             /* of qos, counted */
 	struct flow_sample now;
-	char connections_said[128];      /* why a wish was not followed, "" : nothing */
 	atomic_bool abort, force;        /* asked for: by ctl, ^C, a timeout */
 };
 

@@ -32,7 +32,8 @@ struct flow_watch {
 	pthread_mutex_t out;         /* for what is printed, and the story */
 };
 
-/* From here on ^C and SIGTERM are wishes, and ^Z does nothing. w->live's id, guest, target, pid, qos are filled in. */
+/* From here on ^C and SIGTERM are wishes, and ^Z does nothing. w->live's id, guest, target, pid, qos
+ * are filled in. */
 int watch_begin(struct flow_watch *w, const struct flow_opts *o, struct err *e);
 /* A round is over. */
 void watch_round(struct flow_watch *w, uint32_t number, uint64_t dirty, uint64_t wire, double s);

@@ -98,15 +98,12 @@ static void test_status(void **state)
 	fill(&l, 7);
 	strcpy(l.guest, "\xff\xfe");
 	l.now.dirty_rate = 0.0 / 0.0;
-	strcpy(l.connections_said, "the target takes no more");
 	json_t *o = answer(&l, "{\"cmd\":\"status\"}");
 	assert_true(json_is_true(json_object_get(o, "ok")));
 	assert_int_equal(json_integer_value(json_object_get(o, "pid")), 7);
 	assert_int_equal(json_integer_value(json_object_get(o, "round")), 3);
 	assert_int_equal(json_integer_value(json_object_get(o, "remaining_bytes")), 5 << 20);
 	assert_string_equal(json_string_value(json_object_get(o, "phase")), "round");
-	assert_string_equal(json_string_value(json_object_get(o, "connections_said")),
-			    "the target takes no more");
 	assert_true(json_number_value(json_object_get(o, "predicted_ms")) == 812.5);
 	assert_int_equal(json_object_size(json_object_get(o, "policy")), QOS_ROWS);
 	assert_true(json_is_false(json_object_get(o, "abort")));
