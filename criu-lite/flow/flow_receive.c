@@ -306,6 +306,11 @@ static int switch_over(struct arrival *a, struct err *e)
 		ret = landing_run(&a->landing, e);
 	a->running = ret == 0;
 	ret = answer(a, STREAM_RUNNING, ret, since, e);
+	if (a->running && ret < 0) {
+		log_warn("the guest runs here, but its source could not be told: %s", e->text);
+		err_clear(e);
+		ret = 0;
+	}
 	if (a->running)
 		after(a);
 	log_info("switch: fill %.2f, seal %.2f, run %.2f ms", (double)(filled - since) / 1e6,
