@@ -183,8 +183,9 @@ enum converge_what converge_next(struct converge *c, const struct flow_qos *q,
 		    (c->throttle && c->predicted_ms <= allowed_ms / 2);
 	if (r->number > 1 && fits && ripe)
 		return CONVERGE_SWITCH;
-	/* The switch itself takes longer than is allowed: no round changes that. */
+	/* The switch itself takes longer than is allowed: no round changes that. But what the guest has
+	 * written since is not to make it longer. */
 	if (little && c->stalls >= FUTILE_MAX)
-		return CONVERGE_ENOUGH;
+		return CONVERGE_SWITCH;
 	return CONVERGE_GO_ON;
 }

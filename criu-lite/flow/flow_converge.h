@@ -32,8 +32,8 @@ struct converge {
 
 enum converge_what {
 	CONVERGE_GO_ON,
-	CONVERGE_SWITCH,             /* what is left fits, and more rounds would gain nothing */
-	CONVERGE_ENOUGH,             /* more rounds are not wanted, or cannot help: it need not fit */
+	CONVERGE_SWITCH,             /* more rounds would gain nothing; if much is left, it must fit */
+	CONVERGE_ENOUGH,             /* more rounds are not wanted: it need not fit */
 };
 
 void converge_begin(struct converge *c, uint64_t memory, uint64_t now_ns);

@@ -268,7 +268,7 @@ static void a_slow_switch_is_no_reason_to_go_on(void **state)
 	converge_begin(&c, 1 << 20, 0);
 	for (r.number = 1; what == CONVERGE_GO_ON && r.number < 50; r.number++)
 		what = converge_next(&c, &q, &r, 0);
-	assert_int_equal(what, CONVERGE_ENOUGH);
+	assert_int_equal(what, CONVERGE_SWITCH);
 	assert_int_equal(c.throttle, 0);
 }
 
