@@ -238,12 +238,12 @@ static int scan_spaces(struct guest_scan *s)
 	return 0;
 }
 
-/* The guest itself works for the capture meanwhile, at no priority but its own: it goes first. */
+/* At normal priority, as the guest has: it works for the capture meanwhile. (Below that, other work of
+ * the machine could hold up a scan that has the lock of the guest's mappings.) */
 static void *scan_thread(void *arg)
 {
 	struct guest_scan *s = arg;
 
-	sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 });
 	s->ret = scan_spaces(s);
 	return NULL;
 }
