@@ -370,6 +370,8 @@ static int serve_in_child(const struct flow_opts *o, struct wire_listener *l,
 		;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
+	if (WIFSIGNALED(status))
+		flow_net_sweep(); /* the source has the guest, so nothing of it may answer here */
 	return err_say(e, EIO, "the migration from %s failed", peer->name);
 }
 
