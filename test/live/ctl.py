@@ -161,6 +161,20 @@ def forced(b):
   m.came_over()
 
 
+class Fast(Migration):
+  PROGRAM = ("dirtier", "8", "400")
+
+
+def forced_between_rounds(b):
+  """The last copy, which is slow, is under way when the wish is looked at: it is not cut short."""
+  b.receiver("--once")
+  m = Fast(b, "--comp-method", "none", "--no-auto-converge", "--max-downtime", 1,
+           "--bandwidth", 100, "--switchover-bandwidth", 8)
+  m.wait(lambda: m.status()["round"] >= 2)
+  m.ctl("force-complete")
+  m.came_over()
+
+
 def refused(b):
   b.refused(b.a, "ctl", "status", say=["no migration runs"])
   b.receiver("--once")
@@ -272,7 +286,8 @@ def killed(b):
 
 def tests(opts):
   return [("ctl: " + f.__name__.replace("_", " "), f) for f in
-          (seen_and_steered, aborted, forced, refused, wrong_policies, rude_clients, killed)]
+          (seen_and_steered, aborted, forced, forced_between_rounds, refused, wrong_policies,
+           rude_clients, killed)]
 
 
 if __name__ == "__main__":
