@@ -14,7 +14,8 @@
 #include "vec.h"
 
 #define WIRE_VERSION 1u
-#define WIRE_FRAME_MAX (256u << 20)
+/* The queues of 500 fast connections, 1 MiB each, go in one. */
+#define WIRE_FRAME_MAX (2048u << 20)
 
 struct wire_id { uint8_t at[16]; };          /* random, names a migration */
 
