@@ -72,12 +72,11 @@ def victims(machine, report, names, modes, times=1, jobs=2, timeout=900, tracker
     cmd += ["--victims", ",".join(names)]
   done = machine.run(cmd, timeout, env={"CRIU_LITE_SLOW": "1"})
   last_counts(done.stdout)
-  for line in done.stdout.splitlines():
-    word = line.split()
-    if word and word[0] in ("ok", "FAIL", "skip") and len(word) > 3:
-      where = done.stdout.index(line)
-      text = " ".join(word[6:]) if word[0] != "FAIL" else done.stdout[where:where + 1500]
-      report(word[0], "live %s %s%s" % (word[1], word[2], tracker and " " + tracker or ""), text)
+  for entry in re.split(r"^(?=(?:ok|FAIL|skip) )", done.stdout, flags=re.M)[1:]:
+    verdict, name, mode, rest = (entry.split(None, 3) + [""])[:4]
+    # What follows the last one is only the counts.
+    report(verdict, "live %s %s%s" % (name, mode, tracker and " " + tracker or ""),
+           rest[:1500] if verdict == "FAIL" else rest.splitlines()[0])
 
 
 # ---- from machine to machine ----
