@@ -16,6 +16,7 @@
 #include "flow_net.h"
 #include "io.h"
 #include "kind_tcp.h"
+#include "log.h"
 #include "proc_task.h"
 
 #define TRIES 9
@@ -96,7 +97,11 @@ static void watch(int line, pid_t root, const struct guard_board *board)
 	setsid();
 	prctl(PR_SET_NAME, "criu-lite-guard");
 	dup2(line, 0);
+	log_to_fd(STDERR_FILENO);
 	syscall(SYS_close_range, 1, ~0u, 0);
+	/* or warnings would go to what is opened next */
+	if (open("/dev/null", O_RDWR) == STDOUT_FILENO)
+		dup2(STDOUT_FILENO, STDERR_FILENO);
 	if (read(0, &byte, 1) == 0) {
 		let_go(board);
 		if (board->over)
