@@ -518,7 +518,6 @@ static int move(struct migration *m, struct err *e)
 static int tell_result(struct migration *m, int ret, struct err *e)
 {
 	struct samples_more more = { .predicted_ms = m->predicted_ms };
-	const char *status = ret == 0 ? "completed" : m->watch.live.abort ? "aborted" : "failed";
 	struct err wrong = ERR_INIT;
 	struct pages_stats all;
 
@@ -531,6 +530,9 @@ static int tell_result(struct migration *m, int ret, struct err *e)
 		if (migration_wanted(m, &why) < 0)
 			*e = why;
 	}
+	/* a wish that came too late did not end it */
+	bool wanted = m->watch.live.abort && (e->code == ECANCELED || e->code == ETIMEDOUT);
+	const char *status = ret == 0 ? "completed" : wanted ? "aborted" : "failed";
 	pages_sender_sample(m->sender, &all);
 	more.same_pages = all.same_pages;
 	if (watch_result(&m->watch, &m->report, status, &more, ret < 0 ? e : NULL, &wrong) < 0)
