@@ -171,21 +171,21 @@ enum converge_what converge_next(struct converge *c, const struct flow_qos *q,
 	c->stalls = r->dirty < c->best - c->best / 8 ? 0 : c->stalls + 1;
 	if (r->dirty < c->best)
 		c->best = r->dirty;
-	bool little = r->dirty <= LITTLE;
+	bool little = r->dirty <= LITTLE, hopeless = (double)r->fixed_ns / 1e6 >= allowed_ms;
 	if (!fits && !little)
 		slow_down(c, q, r, now_ns);
 	c->last_dirty = r->dirty;
 	if (q->max_rounds && r->number >= (uint64_t)q->max_rounds)
 		return CONVERGE_ENOUGH;
-	/* The first round is all of the guest, which tells nothing of what it changes. */
-	/* More rounds are for a shorter downtime, which is not worth it while the guest is slowed down. */
+	/* The first round is all of the guest, which tells nothing of what it changes. More rounds are for a
+	 * shorter downtime, which is not worth it while the guest is slowed down. */
 	bool ripe = little || c->stalls >= STALLS_MAX ||
 		    (c->throttle && c->predicted_ms <= allowed_ms / 2);
 	if (r->number > 1 && fits && ripe)
 		return CONVERGE_SWITCH;
 	/* The switch itself takes longer than is allowed: no round changes that. But what the guest has
 	 * written since is not to make it longer. */
-	if (little && c->stalls >= FUTILE_MAX)
+	if ((little || hopeless) && c->stalls >= FUTILE_MAX)
 		return CONVERGE_SWITCH;
 	return CONVERGE_GO_ON;
 }

@@ -345,6 +345,11 @@ int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e)
 		return scan_now(g, out, e);
 	if ((ret = guest_freeze(g, e)) < 0)
 		return ret;
+	/* The freeze has looked at the tree again. Tasks that are new since the look before have no
+	 * tracker and no mappings that we know of: the next look's business. */
+	guest_match(g);
+	vec_each(&g->mm, m)
+		m->gone = !m->tracker || !m->task->mm;
 	ret = scan_now(g, out, e);
 	guest_thaw(g);
 	return ret;
