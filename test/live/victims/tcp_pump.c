@@ -206,7 +206,7 @@ int main(int argc, char **argv)
 	if (is_peer) {
 		gaps = fopen(v_path("gaps"), "w");
 		CHECK(gaps, "gaps: %s", strerror(errno));
-		shortest_gap = V_MSEC * (uint64_t)(5 + count);
+		shortest_gap = V_MSEC * (uint64_t)(2 + count);
 		meet(argv[5], count);
 	} else {
 		listener = make_listener();
