@@ -135,9 +135,11 @@ static int scan_objects(struct guest_scan *scan, object_scan_vec *seen)
 					 .unsure = &s->unsure, .forks = scan->forks,
 					 .inherited = s->inherited, .last = scan->frozen,
 					 .strangers = g->strangers };
-		int ret = shm_track_look(track_of(g, o[i]->id, &p->fresh), &look, &p->scan, &scan->err);
+		struct shm_track *t = track_of(g, o[i]->id, &p->fresh);
+		int ret = shm_track_look(t, &look, &p->scan, &scan->err);
 		if (ret < 0)
 			return ret;
+		p->space.sums = shm_track_sums(t, &p->space.n_sums);
 		if (p->fresh)
 			prange_add(&p->scan.reset, 0, (o[i]->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1));
 	}

@@ -32,6 +32,8 @@ struct pages_space {
 	bool fixed;                  /* SHM: an object that nobody can truncate (no memfd): only of
 	                                these pages are left out by pages_opts.same, for the target
 	                                changes sizes when it is told the state */
+	uint64_t *sums;              /* SHM: XXH3 of each page (by number) that is read, to be filled in; */
+	size_t n_sums;               /* so many. NULL, 0: nobody wants them */
 	bool live;                   /* pages_dump: the guest runs; what has gone is written as zeros,
 	                                the next scan will say so */
 };

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <xxhash.h>
+#include <xxhash.h>
 
 #include "cleanup.h"
 #include "io.h"
@@ -114,6 +115,14 @@ static int read_task(const struct pages_slice *s, uint8_t *buf, uint8_t *fate, s
 	return 0;
 }
 
+/* The sums of what was read, which is what the target gets. */
+static void sum_pages(const struct pages_space *of, const struct prange *r, const uint8_t *buf)
+{
+	for (uint64_t at = r->start; at < r->end; at += PAGE_SIZE, buf += PAGE_SIZE)
+		if (at / PAGE_SIZE < of->n_sums)
+			of->sums[at / PAGE_SIZE] = XXH3_64bits(buf, PAGE_SIZE);
+}
+
 static int read_shm(const struct pages_slice *s, uint8_t *buf, uint8_t *fate, uint64_t *limit,
 		    struct err *e)
 {
@@ -137,6 +146,7 @@ static int read_shm(const struct pages_slice *s, uint8_t *buf, uint8_t *fate, ui
 		}
 		/* Beyond the end: the rest of the last page is zero, pages after it are gone. */
 		memset(buf + done, 0, len - done);
+		sum_pages(&s->from, &s->r[i], buf);
 		for (size_t page = 0; page < len / PAGE_SIZE; page++) {
 			if (s->r[i].start + page * PAGE_SIZE < *limit)
 				continue;

@@ -24,7 +24,7 @@ struct shm_track {
 	struct timespec mtime, ctime, atime;
 	struct tripwire wire;
 	prange_vec data;            /* extents at the last look */
-	uint64_t *hash;             /* by page */
+	uint64_t *hash;             /* by page, of what was sent last */
 	size_t hashes;
 };
 
@@ -48,6 +48,12 @@ void shm_track_free(struct shm_track *t)
 }
 
 uint32_t shm_track_id(const struct shm_track *t) { return t->id; }
+
+uint64_t *shm_track_sums(struct shm_track *t, size_t *n)
+{
+	*n = t->hashes;
+	return t->hash;
+}
 
 static int all_extents(int fd, const struct stat *st, prange_vec *out, struct err *e)
 {
@@ -97,7 +103,7 @@ static bool sealed(const struct shm_object *o)
 	return seals >= 0 && seals & F_SEAL_WRITE;
 }
 
-/* Hashes the pages of `r`; those whose hash is another than before go to `changed` (if wanted). */
+/* Those whose hash is another than that of what was sent last go to `changed`. */
 static int hash_pages(struct shm_track *t, int fd, const prange_vec *r, prange_vec *changed,
 		      struct err *e)
 {
@@ -113,11 +119,9 @@ static int hash_pages(struct shm_track *t, int fd, const prange_vec *r, prange_v
 			memset(piece + got, 0, want - (size_t)got); /* cut meanwhile */
 			for (size_t k = 0; k < want; k += PAGE_SIZE) {
 				uint64_t h = XXH3_64bits(piece + k, PAGE_SIZE);
-				uint64_t *slot = &t->hash[(at + k) / PAGE_SIZE];
 
-				if (changed && *slot != h)
+				if (t->hash[(at + k) / PAGE_SIZE] != h)
 					prange_add(changed, at + k, at + k + PAGE_SIZE);
-				*slot = h;
 			}
 			at += want;
 		}
@@ -133,7 +137,9 @@ static void room_for_hashes(struct shm_track *t, const prange_vec *data)
 	t->hash = vec_grow(t->hash, &t->hashes, pages, sizeof(*t->hash));
 }
 
-/* Pages that changed behind the trackers' backs. `known`: those reported, to be hashed anew. */
+/* Pages that changed behind the trackers' backs. `known`: those reported in any case. They are not hashed
+ * here: the guest may change them until they are read, and change them back after that. Whoever reads
+ * them does it (shm_track_sums). */
 static int behind_our_back(struct shm_track *t, const struct shm_look *l, bool verify,
 			   const prange_vec *known, const prange_vec *data, prange_vec *changed,
 			   struct err *e)
@@ -146,8 +152,6 @@ static int behind_our_back(struct shm_track *t, const struct shm_look *l, bool v
 		prange_minus(data, known, &rest);
 		ret = hash_pages(t, l->object->fd, &rest, changed, e);
 	}
-	if (ret == 0 && !l->last)
-		ret = hash_pages(t, l->object->fd, known, NULL, e);
 	vec_free(&rest);
 	return ret;
 }
@@ -168,7 +172,7 @@ static int compare(struct shm_track *t, const struct shm_look *l, const struct f
 	if (!t->looked) {
 		prange_or(&f->data, &all, &out->dirty);
 		room_for_hashes(t, &f->data);
-		return l->last ? 0 : hash_pages(t, l->object->fd, &f->data, NULL, e);
+		return 0;
 	}
 	prange_minus(&t->data, &f->data, &out->reset);
 	prange_and(&f->stored, &f->data, &known);

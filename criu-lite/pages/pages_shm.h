@@ -23,6 +23,8 @@ struct shm_track;
 struct shm_track *shm_track_new(uint32_t id);
 void shm_track_free(struct shm_track *t);
 uint32_t shm_track_id(const struct shm_track *t);
+/* Until the next look: for pages_space.sums. What a look reports must be read with them. */
+uint64_t *shm_track_sums(struct shm_track *t, size_t *n);
 
 struct shm_look {
 	const struct shm_object *object;

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <cmocka.h>
 
@@ -39,6 +40,22 @@ struct object {
 	bool forks, inherited;
 };
 
+/* What the sender does with what was reported. */
+static void send_it(struct object *o)
+{
+	size_t n;
+	uint64_t *sums = shm_track_sums(o->track, &n);
+	uint8_t data[PAGE_SIZE];
+
+	vec_each(&o->scan.dirty, r)
+		for (uint64_t at = r->start; at < r->end; at += PAGE_SIZE) {
+			memset(data, 0, sizeof(data));
+			assert_true(pread(o->shm.fd, data, sizeof(data), (off_t)at) >= 0);
+			if (at / PAGE_SIZE < n)
+				sums[at / PAGE_SIZE] = XXH3_64bits(data, sizeof(data));
+		}
+}
+
 static void look(struct object *o, uint64_t written, bool last)
 {
 	prange_vec w = { 0 }, none = { 0 };
@@ -53,6 +70,7 @@ static void look(struct object *o, uint64_t written, bool last)
 	if (shm_track_look(o->track, &l, &o->scan, &e) < 0)
 		fail_msg("%s", e.text);
 	vec_free(&w);
+	send_it(o);
 }
 
 static bool has(const prange_vec *v, uint64_t at)
@@ -318,6 +336,24 @@ static void anonymous(void **state)
 	end(&o);
 }
 
+/* Sent with contents that it has no more, though it looks as when it was reported. */
+static void changed_back(void **state)
+{
+	struct object o;
+
+	begin(&o, true);
+	usleep(50000);
+	assert_int_equal(pwrite(o.fd, "b", 1, AT), 1);
+	look(&o, 0, false);                  /* reported, as "b", and sent */
+	assert_true(has(&o.scan.dirty, AT));
+	assert_int_equal(pwrite(o.fd, "c", 1, AT), 1);
+	send_it(&o);                         /* or rather so late that it is sent as "c" */
+	assert_int_equal(pwrite(o.fd, "b", 1, AT), 1);
+	look(&o, 0, true);
+	assert_true(has(&o.scan.dirty, AT));
+	end(&o);
+}
+
 /* ---- by stores ---- */
 
 static void stores(void **state)
@@ -445,7 +481,8 @@ int main(void)
 		cmocka_unit_test(every_way),      cmocka_unit_test(holes),
 		cmocka_unit_test(anonymous),      cmocka_unit_test(stores),
 		cmocka_unit_test(new_data),       cmocka_unit_test(brief_children),
-		cmocka_unit_test(somebody_elses), cmocka_unit_test(of_a_run_that_was_killed),
+		cmocka_unit_test(changed_back),   cmocka_unit_test(somebody_elses),
+		cmocka_unit_test(of_a_run_that_was_killed),
 	};
 
 	memset(page, 'z', sizeof(page));
