@@ -129,7 +129,7 @@ static bool take_line(struct ptext t, struct proc_fdinfo *out)
 	if (ptext_key(&t, "eventfd-count"))
 		return ptext_u64(&t, 16, &out->eventfd_count);
 	if (ptext_key(&t, "eventfd-semaphore"))
-		return ptext_u32(&t, 10, &out->eventfd_semaphore);
+		return out->has_eventfd_semaphore = ptext_u32(&t, 10, &out->eventfd_semaphore);
 	if (ptext_key(&t, "sigmask"))
 		return ptext_u64(&t, 16, &out->sigmask);
 	if (ptext_key(&t, "clockid"))

@@ -27,7 +27,8 @@ struct proc_fdinfo {
 	int32_t mnt_id;
 	uint64_t ino;
 	uint64_t eventfd_count;
-	uint32_t eventfd_semaphore; /* since 6.5; before, it cannot be told */
+	bool has_eventfd_semaphore; /* since 6.5 */
+	uint32_t eventfd_semaphore;
 	uint64_t sigmask;
 	struct {
 		int32_t clockid;

@@ -356,6 +356,7 @@ static void fdinfo_values(void **state)
 
 	assert_int_equal(PARSE(proc_fdinfo_parse, text, &i, &e), 0);
 	assert_int_equal(i.eventfd_count, 0x1f);
+	assert_false(i.has_eventfd_semaphore);
 	assert_int_equal(i.sigmask, 0x200);
 	assert_int_equal(i.timerfd.clockid, 1);
 	assert_int_equal(i.timerfd.ticks, 3);
