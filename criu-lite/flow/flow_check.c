@@ -110,8 +110,8 @@ int flow_check(struct err *e)
 		struct err why = ERR_INIT;
 
 		ret = needs[i].try(&why);
-		printf("  %-4s %s%s%s\n", ret == 0 ? "yes" : "NO", needs[i].what,
-		       ret == 0 ? "" : ": ", ret == 0 ? "" : why.text);
+		printf("  %-4s %s%s%s%s%s\n", ret == 0 ? "yes" : "NO", needs[i].what,
+		       ret == 0 ? "" : ": ", why.text, why.remedy[0] ? "; " : "", why.remedy);
 		bad += ret < 0;
 	}
 	printf("dirty page trackers (for migrate and pre-dump):\n");

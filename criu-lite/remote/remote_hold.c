@@ -259,8 +259,15 @@ int thread_read_state(struct rthread *t, struct err *e)
 		return err_set(e, errno, "read signal mask of thread %d", t->tid);
 	uint8_t x[REMOTE_XSTATE_MAX];
 	v = (struct iovec){ x, sizeof(x) };
-	if (ptrace(PTRACE_GETREGSET, t->tid, NT_X86_XSTATE, &v) < 0)
-		return err_set(e, errno, "read FP state of thread %d", t->tid);
+	if (ptrace(PTRACE_GETREGSET, t->tid, NT_X86_XSTATE, &v) < 0) {
+		int why = errno;
+
+		err_set(e, why, "read FP state of thread %d", t->tid);
+		return why != ENODEV ? -why :
+			err_remedy(e, "a CPU with XSAVE is needed (Intel's since Sandy Bridge, AMD's since "
+				   "Bulldozer), and a kernel without the option noxsave; give a virtual "
+				   "machine another model of CPU");
+	}
 	free(t->xstate);
 	t->xstate = xmemdup(x, v.iov_len);
 	t->xstate_len = (uint32_t)v.iov_len;
