@@ -495,6 +495,7 @@ static void options(void **s)
 	struct linger li = { 1, 7 };
 	struct timeval tv = { 2, 0 };
 	int value[N_OPTIONS];
+	bool has[N_OPTIONS];
 	char cc[16] = "";
 	socklen_t len = sizeof(li);
 
@@ -502,11 +503,15 @@ static void options(void **s)
 		const struct option *o = &some_options[i];
 		int v = o->value;
 
-		if (setsockopt(p.a, o->level, o->name, &v, sizeof(v)) < 0)
-			print_message("this kernel has no option %d/%d\n", o->level, o->name);
+		has[i] = !setsockopt(p.a, o->level, o->name, &v, sizeof(v));
+		if (has[i])
+			continue;
+		/* as SO_PEEK_OFF, which is there since Linux 6.9 */
+		assert_true(errno == EOPNOTSUPP || errno == ENOPROTOOPT);
+		print_message("this kernel has no option %d/%d\n", o->level, o->name);
 	}
 	for (size_t i = 0; i < N_OPTIONS; i++) /* one may change another */
-		value[i] = get(p.a, some_options[i].level, some_options[i].name);
+		value[i] = has[i] ? get(p.a, some_options[i].level, some_options[i].name) : 0;
 	setsockopt(p.a, SOL_SOCKET, SO_LINGER, &li, sizeof(li));
 	setsockopt(p.a, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
 	assert_return_code(setsockopt(p.a, IPPROTO_TCP, TCP_CONGESTION, "reno", 4), errno);
@@ -515,7 +520,7 @@ static void options(void **s)
 	for (int turn = 0; turn < 2; turn++) {
 		move(&p.a);
 		for (size_t i = 0; i < N_OPTIONS; i++)
-			if (get(p.a, some_options[i].level, some_options[i].name) != value[i])
+			if (has[i] && get(p.a, some_options[i].level, some_options[i].name) != value[i])
 				fail_msg("option %d/%d is %d, was %d", some_options[i].level,
 					 some_options[i].name,
 					 get(p.a, some_options[i].level, some_options[i].name), value[i]);
@@ -582,7 +587,10 @@ static void header_options(void **s)
 		assert_int_equal(is.tcpi_options & 7, was.tcpi_options & 7);
 		assert_true(is.tcpi_snd_wscale == was.tcpi_snd_wscale &&
 			    is.tcpi_rcv_wscale == was.tcpi_rcv_wscale);
-		assert_int_equal(is.tcpi_snd_mss, was.tcpi_snd_mss);
+		/* connect() leaves room for timestamps before it is told that there are none. That is in this
+		 * figure only: the kernel sends segments of the full size (tcp_current_mss()). */
+		if (is.tcpi_snd_mss + 12 != was.tcpi_snd_mss || mask & 1)
+			assert_int_equal(is.tcpi_snd_mss, was.tcpi_snd_mss);
 		if (mask & 1)
 			assert_in_range(get(p.a, IPPROTO_TCP, TCP_TIMESTAMP) - stamp, 0, 1000);
 		drain(p.b, &got[0], sent[0]);
