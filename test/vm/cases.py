@@ -46,15 +46,22 @@ def programs(machine, place, report, timeout=240):
     raise vm.Failed("no programs in test/" + place)
 
   def run(name):
-    return machine.run(["%s/test/%s/%s" % (BUILD, place, name)], timeout, dir="/tmp",
-                       env={"CRIU_LITE_SLOW": "1"})
+    begin = time.monotonic()
+    try:
+      done = machine.run(["%s/test/%s/%s" % (BUILD, place, name)], timeout, dir="/tmp",
+                         env={"CRIU_LITE_SLOW": "1"})
+    except vm.Failed as e:
+      return "FAIL", str(e)
+    verdict = {0: "ok", 77: "skip"}.get(done.returncode, "FAIL")
+    return verdict, ("%.0f s" % (time.monotonic() - begin) if verdict == "ok" else
+                     "exit %d: %s" % (done.returncode, done.stdout[-3000:]))
   # The longest one first.
   names.sort(key=lambda name: (name != "kind_tracker", name))
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    for name, done in zip(names, pool.map(run, names)):
-      verdict = {0: "ok", 77: "skip"}.get(done.returncode, "FAIL")
-      text = "" if verdict == "ok" else "exit %d: %s" % (done.returncode, done.stdout[-3000:])
-      report(verdict, "%s %s" % (place, name), text)
+    running = {pool.submit(run, name): name for name in names}
+    for future in concurrent.futures.as_completed(running):
+      verdict, text = future.result()
+      report(verdict, "%s %s" % (place, running[future]), text)
 
 
 def victims(machine, report, names, modes, times=1, jobs=2, timeout=900, tracker=None):

@@ -76,16 +76,21 @@ class Report:
 def short_set(net, report):
   # Two at a time would only share the CPU; b boots while a works.
   a, b = net.boot("a"), net.boot("b")
-  report.case("boot a", lambda: "%.1f s, Linux %s" % (a.ready(), a.kernel))
+  if not report.case("boot a", lambda: "%.1f s, Linux %s" % (a.ready(), a.kernel)):
+    return
+  a.ready()
   report.group("unit", cases.programs, a, "unit", report)
   report.group("kind", cases.programs, a, "kind", report)
   report.group("live", cases.victims, a, report, cases.SHORT_VICTIMS, cases.SHORT_MODES)
   report.case("boot b", lambda: "%.1f s" % b.ready())
+  b.ready()
   guest = cases.Guest(net, a)
   try:
     if report.case("power-off of the target", cases.power_off_target, guest, b):
-      b.power_on()
+      if b.qemu is None:
+        b.power_on()
       report.case("boot b again", lambda: "%.1f s" % b.ready())
+      b.ready()
       report.case("migrate there and back", cases.move_and_back, guest, a, b)
       report.case("migrate into a time namespace", cases.time_namespace, guest, a, b)
   finally:
