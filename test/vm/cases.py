@@ -37,9 +37,9 @@ def last_counts(text):
 
 # ---- in one machine ----
 
-def programs(machine, place, report, timeout=240):
-  """Runs the programs of test/unit or test/kind, each as a case of its own, two at a time: the
-  machine has as many CPUs."""
+def programs(machine, place, report, jobs, timeout=240):
+  """Runs the programs of test/unit or test/kind, each as a case of its own. Connections that are
+  watched by the millisecond get no time beside another program: those of kind go one by one."""
   names = machine.out("cd %s/test/%s && ls" % (BUILD, place)).split()
   names = [name for name in names if name not in NOT_HERE]
   if not names:
@@ -49,15 +49,13 @@ def programs(machine, place, report, timeout=240):
     begin = time.monotonic()
     try:
       done = machine.run(["%s/test/%s/%s" % (BUILD, place, name)], timeout, dir="/tmp",
-                         env={"CRIU_LITE_SLOW": "1"})
+                         env={"CRIU_LITE_SLOW": "1", "SEEDS": "1"})
     except vm.Failed as e:
       return "FAIL", str(e)
     verdict = {0: "ok", 77: "skip"}.get(done.returncode, "FAIL")
     return verdict, ("%.0f s" % (time.monotonic() - begin) if verdict == "ok" else
                      "exit %d: %s" % (done.returncode, done.stdout[-3000:]))
-  # The longest one first.
-  names.sort(key=lambda name: (name != "kind_tracker", name))
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
     running = {pool.submit(run, name): name for name in names}
     for future in concurrent.futures.as_completed(running):
       verdict, text = future.result()

@@ -79,8 +79,8 @@ def short_set(net, report):
   if not report.case("boot a", lambda: "%.1f s, Linux %s" % (a.ready(), a.kernel)):
     return
   a.ready()
-  report.group("unit", cases.programs, a, "unit", report)
-  report.group("kind", cases.programs, a, "kind", report)
+  report.group("unit", cases.programs, a, "unit", report, 2)
+  report.group("kind", cases.programs, a, "kind", report, 1)
   report.group("live", cases.victims, a, report, cases.SHORT_VICTIMS, cases.SHORT_MODES)
   report.case("boot b", lambda: "%.1f s" % b.ready())
   b.ready()
