@@ -313,13 +313,30 @@ static void drop_all(struct img_set *set)
 		img_drop(set, type, id);
 }
 
+static int look_once(struct guest *g, struct img_set *set, struct err *e)
+{
+	int ret = look_live(g, e);
+
+	return ret < 0 ? ret : put_all(g, false, set, e);
+}
+
+/* A guest that changes its mappings faster than we read them: on a slow machine that may go on. */
+static int look_stopped(struct guest *g, struct img_set *set, struct err *e)
+{
+	int ret = guest_freeze(g, e);
+
+	if (ret < 0)
+		return ret;
+	ret = look_once(g, set, e);
+	guest_thaw(g);
+	return ret;
+}
+
 int guest_skeleton(struct guest *g, struct img_set *set, struct err *e)
 {
 	for (int tries = 0;; tries++) {
-		int ret = look_live(g, e);
+		int ret = tries < LOOKS_MAX ? look_once(g, set, e) : look_stopped(g, set, e);
 
-		if (ret == 0)
-			ret = put_all(g, false, set, e);
 		if (ret == 0)
 			return 0;
 		/* -EBADMSG: text of /proc that changed while it was read */

@@ -72,6 +72,8 @@ int main(int argc, char **argv)
 	fill();
 	/* The first thread makes libc catch a signal. */
 	pthread_join(v_thread(thread, NULL), NULL);
+	/* a thread that was joined may still be counted */
+	v_observe(NULL, V_NO_THREADS);
 	v_ready();
 	for (n = 0; !v_stopping(); n++) {
 		for (i = 0; i < 3; i++) {
