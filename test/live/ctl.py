@@ -79,7 +79,10 @@ class Migration:
     """It runs here as if nothing had been: at its full rate, not at what a throttle leaves."""
     b, g = self.b, self.guest
     g.check_runs("after the migration was ended")
-    check(g.state_of(b.b) is None, "the guest is on the target")
+    try:
+      hosts.wait_for(lambda: g.state_of(b.b) is None, 10)
+    except TimeoutError:
+      raise Failed("the guest is on the target")
 
     def fast():
       # In any second of ten: the machine has other work, too.

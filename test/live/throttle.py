@@ -39,7 +39,6 @@ def clean(b, m):
     hosts.wait_for(lambda: not cgroups(), 10)
   except TimeoutError:
     check(False, "cgroups stay: %s", cgroups())
-  hosts.wait_for(lambda: m.guest.state_of(b.b) is None, 10)
   m.stayed()
 
 
