@@ -92,21 +92,25 @@ class Flow:
 
   def __init__(self, start):
     self.start, self.data, self.again = start, bytearray(), 0
+    self.known = bytearray()  # 1 for each byte that was seen; a later segment may come first
 
   def add(self, seq, data):
     """The position of the first byte that differs from what was sent there before, or None."""
     at = (seq - self.start) & 0xffffffff
+    if at >> 31:  # before what the capture has seen
+      skip = (1 << 32) - at
+      at, data = 0, data[skip:]
     if at > len(self.data):
-      if at >> 31:  # before what the capture has seen
-        skip = (1 << 32) - at
-        at, data = 0, data[skip:]
-      else:  # the capture begins in a connection and segments came out of order: a hole
-        self.data.extend(bytes(at - len(self.data)))
-    old = self.data[at:at + len(data)]
+      self.known.extend(bytes(at - len(self.data)))
+      self.data.extend(bytes(at - len(self.data)))
+    old, known = self.data[at:at + len(data)], self.known[at:at + len(data)]
     if old != data[:len(old)]:
-      return next(at + i for i in range(len(old)) if old[i] != data[i])
-    self.again += len(old)
-    self.data.extend(data[len(old):])
+      for i in range(len(old)):
+        if known[i] and old[i] != data[i]:
+          return at + i
+    self.again += known.count(1)
+    self.data[at:at + len(data)] = data
+    self.known[at:at + len(data)] = b"\1" * len(data)
     return None
 
 
