@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kind_test.h"
+#include "sockopt_test.h"
 
 #include <arpa/inet.h>
 #include <linux/filter.h>
@@ -10,20 +11,6 @@
 #include <sys/time.h>
 
 #define PORT 47311
-
-static int get(int fd, int level, int name)
-{
-	int value = -12345;
-	socklen_t len = sizeof(value);
-
-	assert_return_code(getsockopt(fd, level, name, &value, &len), errno);
-	return value;
-}
-
-static void set(int fd, int level, int name, int value)
-{
-	assert_return_code(setsockopt(fd, level, name, &value, sizeof(value)), errno);
-}
 
 static struct sockaddr_in v4(const char *host, int port)
 {

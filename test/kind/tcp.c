@@ -4,6 +4,7 @@
  * not notice. In a network namespace of its own.
  */
 #include "kind_test.h"
+#include "sockopt_test.h"
 
 #include <arpa/inet.h>
 #include <linux/filter.h>
@@ -29,20 +30,6 @@
 static const char *const hosts[] = { "127.0.0.1", "::1", "::ffff:127.0.0.1" };
 
 /* ---- connections ---- */
-
-static int get(int fd, int level, int name)
-{
-	int value = -12345;
-	socklen_t len = sizeof(value);
-
-	assert_return_code(getsockopt(fd, level, name, &value, &len), errno);
-	return value;
-}
-
-static void set(int fd, int level, int name, int value)
-{
-	assert_return_code(setsockopt(fd, level, name, &value, sizeof(value)), errno);
-}
 
 union addr {
 	struct sockaddr sa;
