@@ -138,6 +138,8 @@ int batch_run(struct batch *b, struct err *e);
  * (descriptors sent to its recvmsg). */
 int batch_begin(struct batch *b, struct err *e);
 int batch_end(struct batch *b, struct err *e);
+/* Whether batch_end() would find its answer at once: the thread has ended the batch, or died. */
+bool batch_over(const struct rthread *t);
 void batch_reset(struct batch *b);
 
 /* ---- memory ---- */

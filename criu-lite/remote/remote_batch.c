@@ -164,6 +164,13 @@ int batch_begin(struct batch *b, struct err *e)
 	return go(t, slot, b->call.n, was_live, e);
 }
 
+bool batch_over(const struct rthread *t)
+{
+	char any;
+
+	return recv(t->of->sock, &any, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+}
+
 int batch_end(struct batch *b, struct err *e)
 {
 	int ret;

@@ -33,7 +33,8 @@
 /* What a thread in the stub is doing. */
 enum doing { SLEEPS, HAS_ENDED, UNKNOWN };
 
-/* Waits until the thread sleeps in system call `nr`, or for us, after it. */
+/* Waits until the thread sleeps in system call `nr`, or has said that the call is over. That it is in
+ * another call means nothing: while it is being woken /proc still shows the read() it slept in. */
 static enum doing wait_asleep(const struct rthread *t, uint64_t nr)
 {
 	_cleanup_(buf_free) struct buf text = {0};
@@ -43,11 +44,14 @@ static enum doing wait_asleep(const struct rthread *t, uint64_t nr)
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", remote_pid(t->of), t->tid);
 	while (io_now_ns() < until) {
+		if (batch_over(t))
+			return HAS_ENDED;
 		if (io_slurp_at(AT_FDCWD, path, &text, &ignored) < 0)
 			return UNKNOWN;
-		if (text.n && text.at[0] >= '0' && text.at[0] <= '9')
-			return strtoull((char *)text.at, NULL, 10) == nr ? SLEEPS : HAS_ENDED;
-		/* "running"; it may need the CPU that we hold at a higher priority */
+		if (text.n && text.at[0] >= '0' && text.at[0] <= '9' &&
+		    strtoull((char *)text.at, NULL, 10) == nr)
+			return SLEEPS;
+		/* it may need the CPU that we hold at a higher priority */
 		nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
 	}
 	return UNKNOWN;
