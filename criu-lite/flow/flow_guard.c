@@ -61,7 +61,8 @@ static void let_go(const struct guard_board *board)
 {
 	if (board->frozen)
 		freezer_end(&board->freezer);
-	for (unsigned i = 0; i < board->stopped_n; i++)
+	/* children first, as the throttle does: a parent must not find them stopped */
+	for (unsigned i = board->stopped_n; i-- > 0;)
 		if (is_same(board->stopped[i].pid, board->stopped[i].start_time))
 			kill(board->stopped[i].pid, SIGCONT);
 }
