@@ -210,8 +210,10 @@ class Host:
     with self.popen(cmd, **kw) as p:
       try:
         out, err = p.communicate(input, timeout=timeout)
-      except BaseException:
+      except BaseException as e:
         p.kill_session()
+        if isinstance(e, subprocess.TimeoutExpired):
+          e.cmd = cmd  # and not how we get there
         raise
     done = subprocess.CompletedProcess(cmd, p.returncode, out, err)
     if check:
