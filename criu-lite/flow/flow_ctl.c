@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -17,10 +16,10 @@
 #include "cleanup.h"
 #include "io.h"
 #include "log.h"
+#include "thread.h"
 
 #define CLIENTS    8
 #define IDLE_NS    (60ull * 1000000000) /* then a client is dropped, also one that does not read */
-#define STACK      (256 * 1024)
 
 struct client {
 	int fd;                      /* -1: free */
@@ -191,22 +190,6 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* Signals are the main thread's: it may be waiting for them. */
-static int start(struct ctl *c, struct err *e)
-{
-	sigset_t all, old;
-	pthread_attr_t a;
-
-	pthread_attr_init(&a);
-	pthread_attr_setstacksize(&a, STACK);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	int ret = pthread_create(&c->thread, &a, serve, c);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&a);
-	return ret ? err_set(e, ret, "thread for the control socket") : 0;
-}
-
 /* ---- the socket ---- */
 
 static int make_dir(const char *dir, struct err *e)
@@ -285,7 +268,7 @@ int ctl_serve_in(const char *dir, struct ctl **out, struct flow_live *l, struct 
 		ctl_ids_free(&others);
 		ret = make_socket(c, dir, e);
 	}
-	if (ret == 0 && (ret = start(c, e)) < 0)
+	if (ret == 0 && (ret = thread_start(&c->thread, serve, c, e)) < 0)
 		unlink(c->path);
 	if (ret < 0) {
 		release(c);

@@ -10,13 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cleanup.h"
 #include "flow_guest.h"
 #include "io.h"
 #include "log.h"
+#include "thread.h"
 
 #define SLICE_NS 10000000ull     /* QEMU's timeslice */
 
@@ -169,10 +169,8 @@ static bool is_on(const struct throttle *t)
 /* Until then, or until there is nothing to throttle any more. */
 static void wait_until(struct throttle *t, uint64_t at)
 {
-	struct timespec when = { (time_t)(at / 1000000000u), (long)(at % 1000000000u) };
-
 	while (is_on(t) && io_now_ns() < at)
-		pthread_cond_timedwait(&t->wake, &t->lock, &when);
+		thread_wait_until(&t->wake, &t->lock, at);
 }
 
 /* A slice that is 20 ms late lets the guest run three times as long. Said each time: flow_hurry(false)
@@ -211,33 +209,23 @@ static void *run(void *arg)
 struct throttle *throttle_new(pid_t root, struct flow_guard *guard)
 {
 	struct throttle *t = xcalloc(1, sizeof(*t));
-	pthread_condattr_t attr;
 
 	t->root = root;
 	t->guard = guard;
 	t->last_pid = -1;
 	t->since = io_now_ns();
 	pthread_mutex_init(&t->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&t->wake, &attr);
-	pthread_cond_init(&t->done, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&t->wake, NULL);
+	pthread_cond_init(&t->done, NULL);
 	return t;
 }
 
 static int start(struct throttle *t, struct err *e)
 {
-	sigset_t all, old;
+	int ret = t->started ? 0 : thread_start(&t->thread, run, t, e);
 
-	if (t->started)
-		return 0;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	int ret = pthread_create(&t->thread, NULL, run, t);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	t->started = ret == 0;
-	return ret ? err_set(e, ret, "create thread") : 0;
+	return ret;
 }
 
 /* The guest runs, and our thread lets it: what the old way needed goes, what the new one needs comes. */

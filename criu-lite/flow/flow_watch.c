@@ -14,6 +14,7 @@
 #include "flow_story.h"
 #include "io.h"
 #include "log.h"
+#include "thread.h"
 
 #define TICK_MS 100
 #define PLAIN_EVERY_NS 5000000000u   /* lines where stderr is no terminal */
@@ -208,7 +209,6 @@ int watch_begin(struct flow_watch *w, const struct flow_opts *o, struct err *e)
 {
 	_cleanup_(buf_free) struct buf line = { 0 };
 	struct err wrong = ERR_INIT;
-	sigset_t all, old;
 	int ret = catch_signals(w, e);
 
 	w->o = o;
@@ -221,12 +221,9 @@ int watch_begin(struct flow_watch *w, const struct flow_opts *o, struct err *e)
 		log_warn("criu-lite ctl will not find this migration: %s", wrong.text);
 	samples_begin(&line, &w->live);
 	tell(w, &line, true);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&w->thread, NULL, run, w);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	ret = thread_start(&w->thread, run, w, e);
 	w->started = ret == 0;
-	return ret ? err_set(e, ret, "create thread") : 0;
+	return ret;
 }
 
 void watch_end(struct flow_watch *w)

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "pages_pace.h"
 
-#include <time.h>
-
 #include "io.h"
+#include "thread.h"
 
 #define DEPTH_S    0.010
 #define PIECE_S    0.005
@@ -14,14 +13,9 @@
 
 void pace_init(struct pace *p, uint64_t rate)
 {
-	pthread_condattr_t attr;
-
 	*p = (struct pace){ .rate = rate, .at = io_now_ns() };
 	pthread_mutex_init(&p->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&p->change, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&p->change, NULL);
 }
 
 void pace_free(struct pace *p)
@@ -65,9 +59,8 @@ static void fill(struct pace *p)
 static void sleep_on(struct pace *p)
 {
 	uint64_t at = p->at + (uint64_t)(-p->tokens * 1e9 / (double)p->rate) + 1;
-	struct timespec t = { (time_t)(at / 1000000000u), (long)(at % 1000000000u) };
 
-	pthread_cond_timedwait(&p->change, &p->lock, &t);
+	thread_wait_until(&p->change, &p->lock, at);
 }
 
 size_t pace_take(struct pace *p, size_t want, bool *waited)

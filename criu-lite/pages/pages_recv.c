@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +17,7 @@
 #include "pages_frame.h"
 #include "pages_send.h"
 #include "pages_send_read.h"
+#include "thread.h"
 
 #define ACK_FRAMES 8
 #define ACK_BYTES (1u << 20)
@@ -395,7 +395,6 @@ void pages_receiver_free(struct pages_receiver *r)
 int pages_receiver_add(struct pages_receiver *r, int data_fd, struct err *e)
 {
 	struct conn *c = xcalloc(1, sizeof(*c));
-	sigset_t all, old;
 
 	c->r = r;
 	c->fd = data_fd;
@@ -407,14 +406,10 @@ int pages_receiver_add(struct pages_receiver *r, int data_fd, struct err *e)
 		return err_set(e, ENOMEM, "buffers of a connection");
 	}
 	c->packed = c->raw + FRAME_BYTES;
-	/* Signals are for the main thread. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	int ret = pthread_create(&c->thread, NULL, run, c);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (ret) {
+	int ret = thread_start(&c->thread, run, c, e);
+	if (ret < 0) {
 		free_conn(c);
-		return err_set(e, ret, "create thread");
+		return ret;
 	}
 	pthread_mutex_lock(&r->lock);
 	vec_push(&r->conns, c);

@@ -7,7 +7,6 @@
 #include "pages_send.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -16,6 +15,7 @@
 #include "cleanup.h"
 #include "io.h"
 #include "pages_send_int.h"
+#include "thread.h"
 
 /* Towards the end of the queue connections take less at a time, so that they end together. */
 #define SLICE_MIN (64ul * 1024)
@@ -115,18 +115,6 @@ static void *run(void *arg)
 
 /* ---- connections ---- */
 
-static int start_conn(struct conn *c, struct err *e)
-{
-	sigset_t all, old;
-
-	/* Signals are for the main thread. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	int ret = pthread_create(&c->thread, NULL, run, c);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return ret ? err_set(e, ret, "create thread") : 0;
-}
-
 int pages_sender_add(struct pages_sender *s, int data_fd, struct err *e)
 {
 	struct conn *c = xcalloc(1, sizeof(*c));
@@ -141,7 +129,7 @@ int pages_sender_add(struct pages_sender *s, int data_fd, struct err *e)
 	pthread_mutex_lock(&s->lock);
 	c->number = s->conns.n;
 	if (ret == 0)
-		ret = start_conn(c, e);
+		ret = thread_start(&c->thread, run, c, e);
 	if (ret == 0) {
 		if (s->use == s->conns.n)
 			s->use++;
@@ -175,16 +163,12 @@ int pages_sender_new(struct pages_sender **out, int *data_fds, size_t n,
 		     const struct pages_opts *o, struct err *e)
 {
 	struct pages_sender *s = xcalloc(1, sizeof(*s));
-	pthread_condattr_t attr;
 	size_t i = 0;
 
 	s->opts = *o;
 	pthread_mutex_init(&s->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&s->work, &attr);
-	pthread_cond_init(&s->idle, &attr);
-	pthread_condattr_destroy(&attr);
+	pthread_cond_init(&s->work, NULL);
+	pthread_cond_init(&s->idle, NULL);
 	pace_init(&s->pace, o->bandwidth);
 	int ret = o->same ? same_new(&s->same, e) : 0;
 	for (; i < n && ret == 0; i++)
