@@ -33,15 +33,6 @@ void round_forget(struct migration *m)
 	vec_free(&m->left);
 }
 
-static void add_to(prange_vec *v, const prange_vec *more)
-{
-	prange_vec sum = { 0 };
-
-	prange_or(v, more, &sum);
-	vec_free(v);
-	*v = sum;
-}
-
 /* What is void remains so; of what is dirty, that which the new scan did not find again stays in
  * m->carry. Spaces that are gone go. */
 static void join_carry(struct migration *m, guest_pages_vec *now)
@@ -56,7 +47,7 @@ static void join_carry(struct migration *m, guest_pages_vec *now)
 			if (n->space.kind == c.space.kind && n->space.id == c.space.id)
 				p = n;
 		if (p) {
-			add_to(&p->scan.reset, &c.scan.reset);
+			prange_merge(&p->scan.reset, &c.scan.reset);
 			prange_minus(&c.scan.dirty, &p->scan.dirty, &rest);
 			c.space = p->space;
 		}
@@ -78,7 +69,7 @@ static void stash(struct migration *m, guest_pages_vec *pages)
 			if (n->space.kind == c->space.kind && n->space.id == c->space.id)
 				p = n;
 		if (p)
-			add_to(&p->scan.dirty, &c->scan.dirty);
+			prange_merge(&p->scan.dirty, &c->scan.dirty);
 	}
 	round_forget(m);
 	m->carry = *pages;
@@ -100,7 +91,7 @@ static void keep_left(struct migration *m)
 			c = vec_new(&m->carry);
 			c->space = l->space;
 		}
-		add_to(&c->scan.dirty, &l->range);
+		prange_merge(&c->scan.dirty, &l->range);
 		vec_free(&l->range);
 	}
 	m->left.n = 0;

@@ -33,16 +33,6 @@ static struct object_scan *object_of(object_scan_vec *v, uint64_t dev, uint64_t 
 	return o;
 }
 
-/* prange_add wants ascending ranges; several mappings of one object come in any order. */
-static void merge(prange_vec *into, const prange_vec *add)
-{
-	prange_vec sum = { 0 };
-
-	prange_or(into, add, &sum);
-	vec_free(into);
-	*into = sum;
-}
-
 static void to_offsets(const struct proc_vma *v, const prange_vec *r, prange_vec *out)
 {
 	prange_vec part = { 0 };
@@ -52,7 +42,7 @@ static void to_offsets(const struct proc_vma *v, const prange_vec *r, prange_vec
 		p->start = p->start - v->start + v->pgoff;
 		p->end = p->end - v->start + v->pgoff;
 	}
-	merge(out, &part);
+	prange_merge(out, &part); /* mappings of one object come in any order */
 	vec_free(&part);
 }
 
@@ -293,7 +283,7 @@ static void add_rseq_pages(struct guest_scan *s)
 			if (p->space.kind != PAGES_TASK || p->space.pid != r->pid)
 				continue;
 			prange_add(&one, page, page + PAGE_SIZE);
-			merge(&p->scan.dirty, &one);
+			prange_merge(&p->scan.dirty, &one);
 			vec_free(&one);
 		}
 }

@@ -28,6 +28,8 @@ void prange_or(const prange_vec *a, const prange_vec *b, prange_vec *out);
 void prange_and(const prange_vec *a, const prange_vec *b, prange_vec *out);
 void prange_minus(const prange_vec *a, const prange_vec *b, prange_vec *out);
 void prange_clip(const prange_vec *a, uint64_t start, uint64_t end, prange_vec *out);
+/* Takes `more` in, wherever it lies. */
+void prange_merge(prange_vec *v, const prange_vec *more);
 
 /* What one scan found. Ascending, not overlapping within a list. */
 struct scan {

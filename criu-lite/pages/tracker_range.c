@@ -37,6 +37,15 @@ void prange_or(const prange_vec *a, const prange_vec *b, prange_vec *out)
 	}
 }
 
+void prange_merge(prange_vec *v, const prange_vec *more)
+{
+	prange_vec sum = { 0 };
+
+	prange_or(v, more, &sum);
+	vec_free(v);
+	*v = sum;
+}
+
 void prange_and(const prange_vec *a, const prange_vec *b, prange_vec *out)
 {
 	size_t i = 0, j = 0;

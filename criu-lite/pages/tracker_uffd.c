@@ -368,16 +368,14 @@ static int cover_one(struct tracker *t, int pm, const struct proc_vma *vma, pran
 
 int uffd_cover(struct tracker *t, int pm, const struct proc_vma *vmas, size_t n, struct err *e)
 {
-	prange_vec fresh = { 0 }, all = { 0 };
+	prange_vec fresh = { 0 };
 	int ret = 0;
 
 	for (size_t i = 0; i < n && ret == 0; i++)
 		if (!tracker_leaves_out(t, &vmas[i]) && !find_quirk(t, &vmas[i]))
 			ret = cover_one(t, pm, &vmas[i], &fresh, e);
-	prange_or(&t->fresh, &fresh, &all);
-	vec_free(&t->fresh);
+	prange_merge(&t->fresh, &fresh);
 	vec_free(&fresh);
-	t->fresh = all;
 	t->uncovered = false;
 	return ret;
 }

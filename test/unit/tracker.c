@@ -72,6 +72,21 @@ static void test_add(void **state)
 	vec_free(&v);
 }
 
+static void test_merge(void **state)
+{
+	prange_vec v = { 0 }, more = { 0 };
+
+	ranges(&more, "4-6 9-10");
+	prange_merge(&v, &more);
+	expect(&v, "4-6 9-10");
+	ranges(&more, "0-1 6-8");
+	prange_merge(&v, &more);
+	expect(&v, "0-1 4-8 9-10");
+	expect(&more, "0-1 6-8");
+	vec_free(&v);
+	vec_free(&more);
+}
+
 static void test_sets(void **state)
 {
 	check(prange_or, "0-2 8-9", "1-4 6-7", "0-4 6-7 8-9");
@@ -282,7 +297,8 @@ static void test_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_add), cmocka_unit_test(test_sets),
+		cmocka_unit_test(test_add), cmocka_unit_test(test_merge),
+		cmocka_unit_test(test_sets),
 		cmocka_unit_test(test_sets_random), cmocka_unit_test(test_soft_written),
 		cmocka_unit_test(test_soft_unknown_is_dirty), cmocka_unit_test(test_soft_dropped),
 		cmocka_unit_test(test_soft_zero_page), cmocka_unit_test(test_soft_back_to_file),
