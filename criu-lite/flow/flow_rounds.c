@@ -33,6 +33,14 @@ void round_forget(struct migration *m)
 	vec_free(&m->left);
 }
 
+static struct guest_pages *pages_of(guest_pages_vec *v, const struct pages_space *s)
+{
+	vec_each(v, p)
+		if (p->space.kind == s->kind && p->space.id == s->id)
+			return p;
+	return NULL;
+}
+
 /* What is void remains so; of what is dirty, that which the new scan did not find again stays in
  * m->carry. Spaces that are gone go. */
 static void join_carry(struct migration *m, guest_pages_vec *now)
@@ -40,12 +48,9 @@ static void join_carry(struct migration *m, guest_pages_vec *now)
 	size_t keep = 0;
 
 	for (size_t i = 0; i < m->carry.n; i++) {
-		struct guest_pages c = m->carry.at[i], *p = NULL;
+		struct guest_pages c = m->carry.at[i], *p = pages_of(now, &c.space);
 		prange_vec rest = { 0 };
 
-		vec_each(now, n)
-			if (n->space.kind == c.space.kind && n->space.id == c.space.id)
-				p = n;
 		if (p) {
 			prange_merge(&p->scan.reset, &c.scan.reset);
 			prange_minus(&c.scan.dirty, &p->scan.dirty, &rest);
@@ -63,11 +68,8 @@ static void join_carry(struct migration *m, guest_pages_vec *now)
 static void stash(struct migration *m, guest_pages_vec *pages)
 {
 	vec_each(&m->carry, c) {
-		struct guest_pages *p = NULL;
+		struct guest_pages *p = pages_of(pages, &c->space);
 
-		vec_each(pages, n)
-			if (n->space.kind == c->space.kind && n->space.id == c->space.id)
-				p = n;
 		if (p)
 			prange_merge(&p->scan.dirty, &c->scan.dirty);
 	}
@@ -82,11 +84,8 @@ static void keep_left(struct migration *m)
 	guest_pages_free(&m->carry);
 	pthread_mutex_lock(&m->watch.live.lock);
 	vec_each(&m->left, l) {
-		struct guest_pages *c = NULL;
+		struct guest_pages *c = pages_of(&m->carry, &l->space);
 
-		vec_each(&m->carry, k)
-			if (k->space.kind == l->space.kind && k->space.id == l->space.id)
-				c = k;
 		if (!c) {
 			c = vec_new(&m->carry);
 			c->space = l->space;
