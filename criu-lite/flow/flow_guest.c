@@ -12,6 +12,7 @@
 #include "flow_host.h"
 #include "inventory.pb-c.h"
 #include "io.h"
+#include "kind_shm.h"
 #include "kind_tcp.h"
 #include "log.h"
 #include "task_clock.h"
@@ -154,14 +155,6 @@ void guest_pages_free(guest_pages_vec *v)
 
 /* ---- address spaces ---- */
 
-static bool first_with_mm(const struct tree *t, size_t i)
-{
-	for (size_t k = 0; k < i; k++)
-		if (t->task.at[k]->state != TASK_DEAD && t->task.at[k]->vm_id == t->task.at[i]->vm_id)
-			return false;
-	return t->task.at[i]->state != TASK_DEAD;
-}
-
 /* One guest_mm for each address space of the tree; those that are gone end. */
 void guest_match(struct guest *g)
 {
@@ -172,7 +165,7 @@ void guest_match(struct guest *g)
 		struct guest_mm m = { .task = t, .pid = t->pid, .start_time = t->start_time,
 				      .fresh = true };
 
-		if (!first_with_mm(&g->tree, i))
+		if (!task_is_first(&g->tree, t, KCMP_VM))
 			continue;
 		vec_each(&g->mm, o)
 			if (o->pid == t->pid && o->start_time == t->start_time) {
@@ -290,7 +283,9 @@ static int put_all(struct guest *g, bool frozen, struct img_set *set, struct err
 		if (t->state != TASK_DEAD && (ret = task_mm_capture(t, g->kinds, frozen, set, e)) < 0)
 			return ret;
 	}
-	return 0;
+	ret = shm_sysv_check(g->kinds, e);
+	/* attached since its mappings were read: the next look will tell */
+	return ret == -EBUSY && !frozen ? -(e->code = EAGAIN) : ret;
 }
 
 static bool root_lives(const struct guest *g)
@@ -408,6 +403,7 @@ void guest_kill(struct guest *g)
 	if (kind_dump_leave(g->kinds, &e) < 0)
 		log_warn("ending the guest without a word: %s", e.text);
 	task_tree_kill(&g->tree);
+	shm_sysv_remove(g->kinds);
 }
 
 void guest_put_inventory(const struct guest *g, struct img_set *set)
@@ -440,15 +436,6 @@ void guest_put_inventory(const struct guest *g, struct img_set *set)
 	in.cl_cpu_cap = g->o->cpu_cap;
 	img_put(set, IMG_INVENTORY, 0, &in.base);
 	flow_cpu_put(&g->tree, g->cpu, set);
-}
-
-static bool first_with_files(const struct tree *t, size_t i)
-{
-	for (size_t k = 0; k < i; k++)
-		if (t->task.at[k]->state != TASK_DEAD &&
-		    t->task.at[k]->files_id == t->task.at[i]->files_id)
-			return false;
-	return true;
 }
 
 static void put_zombie(const struct task *t, struct img_set *set)
@@ -518,7 +505,8 @@ static int capture_tasks(struct guest *g, struct img_set *set, struct err *e)
 			continue;
 		if ((ret = task_fs_capture(t, g->kinds, set, e)) < 0)
 			return ret;
-		if (first_with_files(&g->tree, i) && (ret = guest_fds_capture(g, t, set, e)) < 0)
+		if (task_is_first(&g->tree, t, KCMP_FILES) &&
+		    (ret = guest_fds_capture(g, t, set, e)) < 0)
 			return ret;
 	}
 	guest_put_inventory(g, set);

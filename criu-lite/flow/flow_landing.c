@@ -275,32 +275,16 @@ static int fill_fds(struct landing *l, struct task *t, struct err *e)
 	return remote_fd_put(t->remote, fds, n, e);
 }
 
-static bool first_of(const struct landing *l, size_t i, uint32_t (*id)(const struct task *))
+static int fill_task(struct landing *l, struct task *t, struct err *e)
 {
-	for (size_t k = 0; k < i; k++) {
-		const struct task *o = shape_at(&l->shape, k), *t = shape_at(&l->shape, i);
-
-		if (o->state != TASK_DEAD && id(o) == id(t))
-			return false;
-	}
-	return true;
-}
-
-static uint32_t vm_id(const struct task *t) { return t->vm_id; }
-static uint32_t files_id(const struct task *t) { return t->files_id; }
-static uint32_t fs_id(const struct task *t) { return t->fs_id; }
-
-static int fill_task(struct landing *l, size_t i, struct err *e)
-{
-	struct task *t = shape_at(&l->shape, i);
 	int ret = 0;
 
 	if (t->state == TASK_DEAD)
 		return 0;
 	kind_set_process(l->kinds, t->pid, t->remote);
-	if (first_of(l, i, vm_id))
+	if (shape_is_first(&l->shape, t, KCMP_VM))
 		ret = shape_mm_fields(t, l->kinds, l->set, e);
-	if (ret == 0 && first_of(l, i, fs_id))
+	if (ret == 0 && shape_is_first(&l->shape, t, KCMP_FS))
 		ret = shape_fs(t, l->kinds, l->set, e);
 	if (ret == 0 && t->tids.n > 1)
 		ret = remote_shell_threads(t->remote, t->tids.at + 1, t->tids.n - 1, e);
@@ -312,12 +296,12 @@ int landing_fill(struct landing *l, struct err *e)
 	int ret = shape_zombies(&l->shape, l->set, e);
 
 	for (size_t i = 0; ret == 0 && shape_at(&l->shape, i); i++)
-		ret = fill_task(l, i, e);
+		ret = fill_task(l, shape_at(&l->shape, i), e);
 	/* descriptors last: until here the (perhaps shared) tables have to be empty */
 	for (size_t i = 0; ret == 0 && shape_at(&l->shape, i); i++) {
 		struct task *t = shape_at(&l->shape, i);
 
-		if (t->state != TASK_DEAD && first_of(l, i, files_id))
+		if (shape_is_first(&l->shape, t, KCMP_FILES))
 			ret = fill_fds(l, t, e);
 	}
 	return ret;
@@ -344,9 +328,7 @@ int landing_seal(struct landing *l, struct err *e)
 	for (size_t i = 0; ret == 0 && shape_at(&l->shape, i); i++) {
 		struct task *t = shape_at(&l->shape, i);
 
-		if (t->state == TASK_DEAD)
-			continue;
-		if (first_of(l, i, vm_id))
+		if (shape_is_first(&l->shape, t, KCMP_VM))
 			ret = shape_finish(&l->shape, t, l->set, e);
 	}
 	for (size_t i = 0; ret == 0 && shape_at(&l->shape, i); i++) {

@@ -66,16 +66,6 @@ static int load_space(struct landing *l, int dir, int kind, uint32_t id, struct 
 	return ret;
 }
 
-static bool owns_pages(const struct landing *l, const struct task *t)
-{
-	struct task *o;
-
-	for (size_t i = 0; (o = shape_at(&l->shape, i)) != t; i++)
-		if (o->state != TASK_DEAD && o->vm_id == t->vm_id)
-			return false;
-	return t->state != TASK_DEAD;
-}
-
 static int load_pages(struct landing *l, int dir, struct pages_stats *sum, struct err *e)
 {
 	struct task *t;
@@ -83,7 +73,7 @@ static int load_pages(struct landing *l, int dir, struct pages_stats *sum, struc
 	int ret = 0;
 
 	for (size_t i = 0; ret == 0 && (t = shape_at(&l->shape, i)); i++)
-		if (owns_pages(l, t))
+		if (shape_is_first(&l->shape, t, KCMP_VM))
 			ret = load_space(l, dir, PAGES_TASK, (uint32_t)t->pid, sum, e);
 	struct shm_object *const *o = shm_got_all(l->kinds, &n);
 	for (size_t i = 0; ret == 0 && i < n; i++)

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include <linux/kcmp.h>
 #include <sys/types.h>
 
 #include "core.pb-c.h"
@@ -52,6 +53,10 @@ void task_tree_kill(struct tree *t);
 
 /* Which tasks share mm, files, fs and signal handlers (kcmp): fills the kobj ids. Frozen or not. */
 int task_tree_share(struct tree *t, struct err *e);
+/* By these ids: KCMP_VM, KCMP_FILES or KCMP_FS. */
+bool task_shares(const struct task *a, const struct task *b, enum kcmp_type what);
+/* Alive, and the first in the tree of those alive that share it: what is done once is done for it. */
+bool task_is_first(const struct tree *t, const struct task *k, enum kcmp_type what);
 
 /* pstree.img, ids-PID.img and back. On the target, tasks come without remotes. */
 void task_tree_put(const struct tree *t, struct img_set *set);

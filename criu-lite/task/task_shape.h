@@ -23,6 +23,8 @@ struct shape {
 struct task *shape_find(const struct shape *s, pid_t pid);
 /* The i-th task, NULL past the end. */
 struct task *shape_at(const struct shape *s, size_t i);
+/* As task_is_first(). */
+bool shape_is_first(const struct shape *s, const struct task *t, enum kcmp_type what);
 
 /* Is every pid, session and group that the tree needs free here? All complaints. */
 int shape_check(const struct img_set *set, bool shell_job,

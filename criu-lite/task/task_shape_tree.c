@@ -25,6 +25,14 @@ struct task *shape_at(const struct shape *s, size_t i)
 	return i < s->task.n ? &s->task.at[i]->task : NULL;
 }
 
+bool shape_is_first(const struct shape *s, const struct task *t, enum kcmp_type what)
+{
+	vec_each(&s->task, o)
+		if ((*o)->task.state != TASK_DEAD && task_shares(&(*o)->task, t, what))
+			return &(*o)->task == t;
+	return false;
+}
+
 static struct shape_task *find(const struct shape *s, pid_t pid)
 {
 	vec_each(&s->task, it)

@@ -2,7 +2,6 @@
 /* The source's view of a tree of tasks: who belongs to it, holding and letting go. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -309,4 +308,26 @@ int task_tree_share(struct tree *t, struct err *e)
 		k->sighand_id = share_id(t, i, KCMP_SIGHAND, sighand_of);
 	}
 	return 0;
+}
+
+bool task_shares(const struct task *a, const struct task *b, enum kcmp_type what)
+{
+	switch (what) {
+	case KCMP_VM:
+		return a->vm_id == b->vm_id;
+	case KCMP_FILES:
+		return a->files_id == b->files_id;
+	case KCMP_FS:
+		return a->fs_id == b->fs_id;
+	default:
+		return false;
+	}
+}
+
+bool task_is_first(const struct tree *t, const struct task *k, enum kcmp_type what)
+{
+	vec_each(&t->task, o)
+		if ((*o)->state != TASK_DEAD && task_shares(*o, k, what))
+			return *o == k;
+	return false;
 }
