@@ -12,7 +12,6 @@
 #include "flow_host.h"
 #include "inventory.pb-c.h"
 #include "io.h"
-#include "kind_shm.h"
 #include "kind_tcp.h"
 #include "log.h"
 #include "task_clock.h"
@@ -283,9 +282,7 @@ static int put_all(struct guest *g, bool frozen, struct img_set *set, struct err
 		if (t->state != TASK_DEAD && (ret = task_mm_capture(t, g->kinds, frozen, set, e)) < 0)
 			return ret;
 	}
-	ret = shm_sysv_check(g->kinds, e);
-	/* attached since its mappings were read: the next look will tell */
-	return ret == -EBUSY && !frozen ? -(e->code = EAGAIN) : ret;
+	return 0;
 }
 
 static bool root_lives(const struct guest *g)
@@ -403,7 +400,6 @@ void guest_kill(struct guest *g)
 	if (kind_dump_leave(g->kinds, &e) < 0)
 		log_warn("ending the guest without a word: %s", e.text);
 	task_tree_kill(&g->tree);
-	shm_sysv_remove(g->kinds);
 }
 
 void guest_put_inventory(const struct guest *g, struct img_set *set)
