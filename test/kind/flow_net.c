@@ -32,15 +32,11 @@
 #define PIECE       32768
 #define BUFFER      (4 << 20)   /* the kernel doubles it */
 
-static struct lab lab;
 static struct err e;
 
 static void ok(int ret)
 {
-	if (ret < 0)
-		print_error("%s; %s\n", e.text, e.remedy);
-	assert_true(ret >= 0);
-	err_clear(&e);
+	lab_ok(ret, &e);
 }
 
 /* ---- a socket in transit ---- */
@@ -232,7 +228,7 @@ static int make_listener(int host, int family, uint16_t port)
 	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
 	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(port) };
 
-	lab_enter(&lab, host);
+	lab_enter(host);
 	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)), 0);
 	assert_int_equal(family == AF_INET ? bind(fd, (struct sockaddr *)&v4, sizeof(v4)) :
@@ -247,7 +243,7 @@ static int dial(const char *ip, uint16_t port)
 	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(port) };
 	bool is4 = inet_pton(AF_INET, ip, &v4.sin_addr) == 1;
 
-	lab_enter(&lab, LAB_PEER);
+	lab_enter(LAB_PEER);
 	int fd = socket(is4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (!is4)
 		assert_int_equal(inet_pton(AF_INET6, ip, &v6.sin6_addr), 1);
@@ -283,10 +279,10 @@ static void prepare(struct way *w, const struct guest *g, const char *address, i
 
 	*w = (struct way){.conns = {conn_of(g->listener), conn_of(g->echo), conn_of(g->stream)}};
 	ok(net_addr_parse(vec_new(&w->addrs), address, &e));
-	ok(flow_net_source(&w->from, "lab", lab.ns[here], &w->addrs, -1, &e));
+	ok(flow_net_source(&w->from, "lab", lab_ns(here), &w->addrs, -1, &e));
 	char **lines = flow_net_addresses(w->from, &n);
 	assert_int_equal(n, 1);
-	ok(flow_net_target(&w->to, "lab", lab.ns[there], lines, n, &e));
+	ok(flow_net_target(&w->to, "lab", lab_ns(there), lines, n, &e));
 	free(lines[0]);
 	free(lines);
 }
@@ -384,8 +380,8 @@ static void run_moves(const char *ip, const char *address, int listener_family, 
 	pthread_t threads[2];
 	double worst_down = 0;
 
-	free(lab_run(&lab, LAB_HOST, "ip addr add %s dev eth0 nodad 2>/dev/null", address));
-	int seen = lab_capture(&lab, LAB_PEER);
+	free(lab_run(LAB_HOST, "ip addr add %s dev eth0 nodad 2>/dev/null", address));
+	int seen = lab_capture(LAB_PEER);
 	g.listener = make_listener(LAB_HOST, listener_family, port);
 	p.echo = dial(ip, port);
 	g.echo = accept(g.listener, NULL, NULL);
@@ -425,7 +421,7 @@ static void run_moves(const char *ip, const char *address, int listener_family, 
 	int fds[] = { seen, p.echo, p.stream, g.echo, g.stream, g.listener };
 	for (int i = 0; i < 6; i++)
 		close(fds[i]);
-	free(lab_run(&lab, LAB_HOST, "ip addr del %s dev eth0", address));
+	free(lab_run(LAB_HOST, "ip addr del %s dev eth0", address));
 }
 
 static void test_v4(void **state) { run_moves("10.9.0.50", "10.9.0.50/24", AF_INET, 6000); }
@@ -443,7 +439,7 @@ static void test_own_line(void **state)
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(6003) };
 
 	inet_pton(AF_INET, "10.9.0.3", &to.sin_addr);
-	lab_enter(&lab, LAB_HOST);
+	lab_enter(LAB_HOST);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
 	ok(net_addr_parse(vec_new(&addrs), "10.9.0.1/24", &e));
@@ -460,23 +456,23 @@ static void test_own_line(void **state)
 /* Undecided: it stays closed and the address away until somebody says where the guest is. */
 static void test_kept(void **state)
 {
-	free(lab_run(&lab, LAB_HOST, "ip addr add 10.9.0.60/24 dev eth0"));
+	free(lab_run(LAB_HOST, "ip addr add 10.9.0.60/24 dev eth0"));
 	for (int back = 1; back >= 0; back--) {
 		struct flow_net *fn;
 		net_addr_vec addrs = { 0 };
 		char id[80];
 
 		ok(net_addr_parse(vec_new(&addrs), "10.9.0.60/24", &e));
-		ok(flow_net_source(&fn, "undecided", lab.ns[LAB_HOST], &addrs, -1, &e));
+		ok(flow_net_source(&fn, "undecided", lab_ns(LAB_HOST), &addrs, -1, &e));
 		strcpy(id, flow_net_id(fn));
 		ok(flow_net_take(fn, &e));
 		ok(flow_net_commit(fn, &e));
 		ok(flow_net_keep(fn, &e));
 		flow_net_sweep();
-		free(lab_run(&lab, LAB_HOST,
+		free(lab_run(LAB_HOST,
 			     "nft list tables | grep %s && ! ip -o addr | grep 10.9.0.60", id));
 		ok(flow_net_lift_kept(id, back, &e));
-		free(lab_run(&lab, LAB_HOST,
+		free(lab_run(LAB_HOST,
 			     "! nft list tables | grep %s && %s ip -o addr | grep 10.9.0.60", id,
 			     back ? "" : "!"));
 		assert_int_equal(flow_net_lift_kept(id, back, &e), -ENOENT);
@@ -484,18 +480,6 @@ static void test_kept(void **state)
 		net_addr_free(&addrs.at[0]);
 		vec_free(&addrs);
 	}
-}
-
-static int setup(void **state)
-{
-	lab_open(&lab);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	lab_close(&lab);
-	return 0;
 }
 
 int main(void)
@@ -508,5 +492,5 @@ int main(void)
 		cmocka_unit_test(test_kept),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, lab_setup, lab_teardown);
 }

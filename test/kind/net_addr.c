@@ -26,22 +26,18 @@
 #include "net_provoke.h"
 #include "netlab.h"
 
-static struct lab lab;
 static struct err e;
 
 static void ok(int ret)
 {
-	if (ret < 0)
-		print_error("%s; %s\n", e.text, e.remedy);
-	assert_true(ret >= 0);
-	err_clear(&e);
+	lab_ok(ret, &e);
 }
 
 static struct mnl_socket *route_socket(int host)
 {
 	struct mnl_socket *rt;
 
-	ok(net_nl_open(&rt, NETLINK_ROUTE, lab.ns[host], &e));
+	ok(net_nl_open(&rt, NETLINK_ROUTE, lab_ns(host), &e));
 	return rt;
 }
 
@@ -57,7 +53,7 @@ static void refused(int ret, int code, const char *text)
 
 static char *shown(int host, const char *dev)
 {
-	return lab_run(&lab, host, "ip -o addr show dev %s | grep -v fe80:", dev);
+	return lab_run(host, "ip -o addr show dev %s | grep -v fe80:", dev);
 }
 
 /* ---- moving ---- */
@@ -69,7 +65,7 @@ static void test_there_and_back(void **state)
 	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST),
 				       *there = route_socket(LAB_TARGET);
 
-	free(lab_run(&lab, LAB_HOST,
+	free(lab_run(LAB_HOST,
 		     "ip addr add 10.9.1.5/24 brd 10.9.1.250 scope link label eth0:db dev eth0;"
 		     "ip addr add 10.9.0.77/24 dev eth0; ip addr add fd09::55/64 dev eth0 nodad;"
 		     "ip addr add 10.9.2.1 peer 10.9.2.2/32 dev eth0"));
@@ -104,7 +100,7 @@ static void test_there_and_back(void **state)
 		net_addr_free(&a);
 		net_addr_free(&b);
 	}
-	free(lab_run(&lab, LAB_HOST,
+	free(lab_run(LAB_HOST,
 		     "ip -o addr show label eth0:db | grep '10.9.1.5/24 brd 10.9.1.250 "
 		     "scope link eth0:db' && ip -o addr | grep '10.9.2.1 peer 10.9.2.2/32' && "
 		     "ip addr del 10.9.1.5/24 dev eth0 && ip addr del 10.9.0.77/24 dev eth0 && "
@@ -118,8 +114,8 @@ static void test_other_device(void **state)
 				       *there = route_socket(LAB_TARGET);
 	struct net_addr a, b;
 
-	free(lab_run(&lab, LAB_HOST, "ip addr add 10.9.3.1/24 label eth0:vip dev eth0"));
-	free(lab_run(&lab, LAB_TARGET, "ip link add lan0 type bridge && ip link set lan0 up"));
+	free(lab_run(LAB_HOST, "ip addr add 10.9.3.1/24 label eth0:vip dev eth0"));
+	free(lab_run(LAB_TARGET, "ip link add lan0 type bridge && ip link set lan0 up"));
 	ok(net_addr_parse(&a, "10.9.3.1/24@eth0=lan0", &e));
 	ok(net_addr_look(here, &a, &e));
 	_cleanup_free_ char *line = net_addr_pack(&a);
@@ -128,12 +124,12 @@ static void test_other_device(void **state)
 	ok(net_addr_room(there, &b, &e));
 	ok(net_addr_take(here, &a, &e));
 	ok(net_addr_put(there, &b, false, &e));
-	free(lab_run(&lab, LAB_TARGET,
+	free(lab_run(LAB_TARGET,
 		     "ip -o addr show dev lan0 | grep '10.9.3.1/24 scope global lan0:vip'"));
-	free(lab_run(&lab, LAB_TARGET, "ip link set lan0 down"));
+	free(lab_run(LAB_TARGET, "ip link set lan0 down"));
 	strcpy(b.dev, "lan0");
 	refused(net_addr_room(there, &b, &e), ENETDOWN, "lan0 is down");
-	free(lab_run(&lab, LAB_TARGET, "ip link del lan0"));
+	free(lab_run(LAB_TARGET, "ip link del lan0"));
 	refused(net_addr_room(there, &b, &e), ENODEV, "there is no device lan0");
 	net_addr_free(&a);
 	net_addr_free(&b);
@@ -149,7 +145,7 @@ static void test_no_dad(void **state)
 	for (int i = 0; i < 20; i++) {
 		ok(net_addr_parse(&a, "fd09::77/64@eth0", &e));
 		ok(net_addr_put(there, &a, false, &e));
-		lab_enter(&lab, LAB_TARGET);
+		lab_enter(LAB_TARGET);
 		_cleanup_close_ int fd = socket(AF_INET6, SOCK_STREAM, 0),
 				    c = socket(AF_INET6, SOCK_STREAM, 0);
 		sa.sin6_addr = a.ip.v6;
@@ -169,7 +165,7 @@ static void test_secondary_stays(void **state)
 	_cleanup_nl_ struct mnl_socket *here = route_socket(LAB_HOST);
 	struct net_addr a;
 
-	free(lab_run(&lab, LAB_HOST,
+	free(lab_run(LAB_HOST,
 		     "echo 0 >/proc/sys/net/ipv4/conf/all/promote_secondaries;"
 		     "echo 0 >/proc/sys/net/ipv4/conf/eth0/promote_secondaries;"
 		     "ip addr add 10.8.0.1/24 dev eth0; ip addr add 10.8.0.2/24 dev eth0;"
@@ -179,12 +175,12 @@ static void test_secondary_stays(void **state)
 	ok(net_addr_look(here, &a, &e));
 	assert_true(a.promote);
 	ok(net_addr_take(here, &a, &e));
-	free(lab_run(&lab, LAB_HOST,
+	free(lab_run(LAB_HOST,
 		     "ip -o addr | grep 10.8.0.2/24 && ip -o addr | grep 10.8.0.3/24 &&"
 		     "! ip -o addr | grep 10.8.0.1/24 && grep -qx 0 "
 		     "/proc/sys/net/ipv4/conf/eth0/promote_secondaries"));
 	ok(net_addr_put(here, &a, true, &e));
-	free(lab_run(&lab, LAB_HOST, "ip -o addr | grep 10.8.0.1/24; for i in 1 2 3; do "
+	free(lab_run(LAB_HOST, "ip -o addr | grep 10.8.0.1/24; for i in 1 2 3; do "
 		     "ip addr del 10.8.0.$i/24 dev eth0 2>/dev/null; done; true"));
 	net_addr_free(&a);
 }
@@ -195,23 +191,23 @@ static void test_routes(void **state)
 	struct net_addr a;
 
 	free(lab_run(
-		&lab, LAB_HOST,
+		LAB_HOST,
 		"ip link add dum0 type veth peer name dum1; ip link set dum0 up; ip link set dum1 "
 		"up;"
 		"ip addr add 10.7.0.1/24 dev dum0; ip route add 10.70.0.0/16 via 10.7.0.9 src "
 		"10.7.0.1 metric 7;"
 		"ip route add default via 10.7.0.9; ip route add 10.71.0.0/16 dev dum0 table 100;"
 		"ip route add 10.72.0.0/16 nexthop via 10.7.0.8 weight 2 nexthop via 10.7.0.9"));
-	char *before = lab_run(&lab, LAB_HOST, "ip route show table all | grep -v eth0 | sort");
+	char *before = lab_run(LAB_HOST, "ip route show table all | grep -v eth0 | sort");
 	ok(net_addr_parse(&a, "10.7.0.1/24", &e));
 	ok(net_addr_look(here, &a, &e));
 	ok(net_addr_take(here, &a, &e));
-	char *without = lab_run(&lab, LAB_HOST, "ip route show table all | grep -v eth0 | sort");
+	char *without = lab_run(LAB_HOST, "ip route show table all | grep -v eth0 | sort");
 	assert_null(strstr(without, "default"));
 	ok(net_addr_put(here, &a, true, &e));
-	char *after = lab_run(&lab, LAB_HOST, "ip route show table all | grep -v eth0 | sort");
+	char *after = lab_run(LAB_HOST, "ip route show table all | grep -v eth0 | sort");
 	assert_string_equal(after, before);
-	free(lab_run(&lab, LAB_HOST, "ip link del dum0"));
+	free(lab_run(LAB_HOST, "ip link del dum0"));
 	free(before);
 	free(without);
 	free(after);
@@ -233,10 +229,10 @@ static void test_refusals(void **state)
 	refused(net_addr_look(here, &a, &e), EADDRNOTAVAIL, "another length of prefix, /24");
 	ok(net_addr_parse(&a, "10.9.0.1/24@lo", &e));
 	refused(net_addr_look(here, &a, &e), EADDRNOTAVAIL, "device lo does not have it");
-	free(lab_run(&lab, LAB_HOST, "ip addr add 10.9.0.1/24 dev lo"));
+	free(lab_run(LAB_HOST, "ip addr add 10.9.0.1/24 dev lo"));
 	ok(net_addr_parse(&a, "10.9.0.1/24", &e));
 	refused(net_addr_look(here, &a, &e), ENOTUNIQ, "2 devices have it");
-	free(lab_run(&lab, LAB_HOST, "ip addr del 10.9.0.1/24 dev lo"));
+	free(lab_run(LAB_HOST, "ip addr del 10.9.0.1/24 dev lo"));
 	assert_string_equal(net_addr_text(&a, ip), "10.9.0.1/24");
 }
 
@@ -251,10 +247,10 @@ static pid_t crash(enum net_undo how, const char *arg, int host)
 		struct net_lock *l;
 		_cleanup_nl_ struct mnl_socket *rt = NULL;
 
-		if (net_nl_open(&rt, NETLINK_ROUTE, lab.ns[host], &e) < 0 ||
+		if (net_nl_open(&rt, NETLINK_ROUTE, lab_ns(host), &e) < 0 ||
 		    net_addr_parse(&a, arg, &e) < 0 ||
 		    (how == NET_UNDO_PUT ? net_addr_look : net_addr_room)(rt, &a, &e) < 0 ||
-		    net_lock_prepare(&l, "crash", lab.ns[host], NET_LOCK_NO_GROUP, &e) < 0 ||
+		    net_lock_prepare(&l, "crash", lab_ns(host), NET_LOCK_NO_GROUP, &e) < 0 ||
 		    net_lock_note(l, how, &a, 1, &e) < 0 ||
 		    (how == NET_UNDO_PUT ? net_addr_take(rt, &a, &e)
 					 : net_addr_put(rt, &a, false, &e)) < 0)
@@ -269,20 +265,20 @@ static pid_t crash(enum net_undo how, const char *arg, int host)
 
 static void test_crashes(void **state)
 {
-	free(lab_run(&lab, LAB_HOST,
+	free(lab_run(LAB_HOST,
 		     "ip addr add 10.6.0.1/24 dev eth0; ip addr add 10.6.0.2/24 dev eth0;"
 		     "ip route add 10.60.0.0/16 via 10.6.0.9 src 10.6.0.1"));
 	crash(NET_UNDO_PUT, "10.6.0.1/24", LAB_HOST);
-	free(lab_run(&lab, LAB_HOST,
+	free(lab_run(LAB_HOST,
 		     "! ip -o addr | grep 10.6.0.1/24; ! ip route | grep 10.60.0.0"));
 	ok(net_lock_sweep(&e));
-	free(lab_run(&lab, LAB_HOST, "ip -o addr | grep 10.6.0.1/24 && ip route | grep 10.60.0.0"));
-	lab_enter(&lab, LAB_TARGET);
+	free(lab_run(LAB_HOST, "ip -o addr | grep 10.6.0.1/24 && ip route | grep 10.60.0.0"));
+	lab_enter(LAB_TARGET);
 	crash(NET_UNDO_TAKE, "10.6.0.7/24@eth0", LAB_TARGET);
-	free(lab_run(&lab, LAB_TARGET, "ip -o addr | grep 10.6.0.7/24"));
+	free(lab_run(LAB_TARGET, "ip -o addr | grep 10.6.0.7/24"));
 	ok(net_lock_sweep(&e));
-	free(lab_run(&lab, LAB_TARGET, "! ip -o addr | grep 10.6.0.7/24"));
-	free(lab_run(&lab, LAB_HOST,
+	free(lab_run(LAB_TARGET, "! ip -o addr | grep 10.6.0.7/24"));
+	free(lab_run(LAB_HOST,
 		     "ip addr del 10.6.0.1/24 dev eth0; ip addr del 10.6.0.2/24 dev eth0; "
 		     "! ls /run/criu-lite/locks/* 2>/dev/null"));
 }
@@ -330,7 +326,7 @@ static bool hear(const uint8_t *f, size_t n, void *data)
 
 static void read_mac(int host, uint8_t mac[6])
 {
-	_cleanup_free_ char *text = lab_run(&lab, host, "ip -o link show eth0 | "
+	_cleanup_free_ char *text = lab_run(host, "ip -o link show eth0 | "
 					    "sed 's/.*ether \\([^ ]*\\).*/\\1/'");
 	unsigned m[6];
 
@@ -348,9 +344,9 @@ static void test_announce(void **state)
 	struct net_announcer *n;
 	struct heard h = { 0 };
 
-	free(lab_run(&lab, LAB_HOST,
+	free(lab_run(LAB_HOST,
 		     "ip addr add 10.9.0.88/24 dev eth0; ip addr add fd09::88/64 dev eth0 nodad"));
-	free(lab_run(&lab, LAB_PEER,
+	free(lab_run(LAB_PEER,
 		     "for a in 10.9.0.88 fd09::88; do bash -c \"exec 2>/dev/null; echo "
 		     ">/dev/tcp/$a/1\"; done; ip neigh show 10.9.0.88 | grep lladdr && ip neigh "
 		     "show fd09::88 | grep lladdr"));
@@ -363,8 +359,8 @@ static void test_announce(void **state)
 		a[i].index = 0;
 		ok(net_addr_put(there, &a[i], false, &e));
 	}
-	int seen = lab_capture(&lab, LAB_PEER);
-	ok(net_announcer_new(&n, lab.ns[LAB_TARGET], a, 2, &e));
+	int seen = lab_capture(LAB_PEER);
+	ok(net_announcer_new(&n, lab_ns(LAB_TARGET), a, 2, &e));
 	usleep(50000);
 	lab_captured(seen, hear, &h);
 	assert_int_equal(h.requests + h.advertisements, 0); /* not before the word */
@@ -378,10 +374,10 @@ static void test_announce(void **state)
 	assert_int_equal(h.replies, NET_ANNOUNCE_ROUNDS);
 	assert_int_equal(h.advertisements, NET_ANNOUNCE_ROUNDS);
 	_cleanup_free_ char *mac = lab_run(
-		&lab, LAB_TARGET,
+		LAB_TARGET,
 		"ip -o link show eth0 | sed 's/.*ether \\([^ ]*\\).*/\\1/' | "
 		"tr -d '\\n'");
-	free(lab_run(&lab, LAB_PEER,
+	free(lab_run(LAB_PEER,
 		     "ip neigh show 10.9.0.88 | grep %s && ip neigh show fd09::88 | grep %s", mac,
 		     mac));
 	/* no neighbours there, nobody to tell; and an end without the word */
@@ -444,8 +440,8 @@ static void test_provoke(void **state)
 	}
 	inet_pton(AF_INET6, "fd09::1", &c[1].local.v6);
 	inet_pton(AF_INET6, "fd09::3", &c[1].remote.v6);
-	int seen[2] = { lab_capture(&lab, LAB_PEER), lab_capture(&lab, LAB_PEER) };
-	assert_int_equal(net_provoke(c, 3, NET_PROVOKE_REPEAT, lab.ns[LAB_HOST], &e), 2);
+	int seen[2] = { lab_capture(LAB_PEER), lab_capture(LAB_PEER) };
+	assert_int_equal(net_provoke(c, 3, NET_PROVOKE_REPEAT, lab_ns(LAB_HOST), &e), 2);
 	for (int i = 0; i < 2; i++) {
 		unsigned got = 0;
 
@@ -456,18 +452,6 @@ static void test_provoke(void **state)
 		assert_int_equal(got, NET_PROVOKE_REPEAT);
 		close(seen[i]);
 	}
-}
-
-static int setup(void **state)
-{
-	lab_open(&lab);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	lab_close(&lab);
-	return 0;
 }
 
 int main(void)
@@ -484,5 +468,5 @@ int main(void)
 		cmocka_unit_test(test_provoke),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, lab_setup, lab_teardown);
 }

@@ -24,17 +24,13 @@
 #define STALL_MS 50              /* so long nothing may come through a lock */
 #define FLOW_MS  5000            /* within this something must come without one */
 
-static struct lab lab;
 static const int families[] = { AF_INET, AF_INET6, 46 };
 
 static struct err e;
 
 static void ok(int ret)
 {
-	if (ret < 0)
-		print_error("%s; %s\n", e.text, e.remedy);
-	assert_true(ret >= 0);
-	err_clear(&e);
+	lab_ok(ret, &e);
 }
 
 static struct net_conn conn_of(const struct lab_tcp *t)
@@ -61,7 +57,7 @@ static bool flows(const struct lab_tcp *t, int ms)
 
 static bool has_table(int host)
 {
-	char *all = lab_run(&lab, host, "nft list tables");
+	char *all = lab_run(host, "nft list tables");
 	bool has = strstr(all, "criu-lite-") != NULL;
 
 	free(all);
@@ -88,6 +84,8 @@ static const char same[] =
 	"	set a6 { type inet_service; elements = { 80 }; }\n"
 	"	chain take { %s drop; }\n"
 	"	chain in {\n"
+	"		meta priority 6372:6c31 return\n"
+	"		meta priority 6372:6c32 return\n"
 	"		ip saddr . tcp sport . ip daddr . tcp dport @c4 goto take\n"
 	"		ip6 saddr . tcp sport . ip6 daddr . tcp dport @c6 goto take\n"
 	"		tcp flags & (syn|ack) == syn ip daddr . tcp dport @l4 goto take\n"
@@ -122,7 +120,7 @@ static struct net_conn conn(const char *local, const char *remote, uint16_t port
  * writes as "TABLE CHAIN NUMBER [NUMBER BEFORE]" */
 static char *show(const char *table)
 {
-	return lab_run(&lab, LAB_HOST, "nft --debug=netlink list table inet %s 2>&1 | "
+	return lab_run(LAB_HOST, "nft --debug=netlink list table inet %s 2>&1 | "
 		       "sed -E 's/%s/NAME/; s/^(inet NAME [a-z]+) [0-9 ]+$/\\1/'", table, table);
 }
 
@@ -140,14 +138,14 @@ static void test_table(void **state)
 			xasprintf(same, i ? "log group 24100 queue-threshold 1" : "");
 		struct net_lock *l;
 
-		lab_enter(&lab, LAB_HOST);
+		lab_enter(LAB_HOST);
 		ok(net_lock_prepare(&l, "shown", -1, group, &e));
 		ok(net_lock_add(l, c, sizeof(c) / sizeof(*c), &e));
-		free(lab_run(&lab, LAB_HOST, "nft -f - <<'END'\n%s\nEND", rules));
+		free(lab_run(LAB_HOST, "nft -f - <<'END'\n%s\nEND", rules));
 		_cleanup_free_ char *ours = show("criu-lite-shown"), *theirs = show("same");
 		assert_non_null(strstr(ours, "fd09::3 . 50000 . fd09::1 . 80"));
 		assert_string_equal(ours, theirs);
-		free(lab_run(&lab, LAB_HOST, "nft delete table inet same"));
+		free(lab_run(LAB_HOST, "nft delete table inet same"));
 		ok(net_lock_lift(l, &e));
 	}
 }
@@ -160,21 +158,21 @@ static void test_both_ways(void **state)
 		struct lab_tcp locked, other;
 		struct net_lock *l;
 
-		lab_connect(&lab, &locked, families[i], (uint16_t)(5000 + i));
-		lab_connect(&lab, &other, families[i], (uint16_t)(5010 + i));
+		lab_connect(&locked, families[i], (uint16_t)(5000 + i));
+		lab_connect(&other, families[i], (uint16_t)(5010 + i));
 		assert_true(flows(&locked, FLOW_MS));
 		struct net_conn c = conn_of(&locked);
 		assert_int_equal(c.family, families[i] == AF_INET6 ? AF_INET6 : AF_INET);
-		int seen = lab_capture(&lab, LAB_PEER);
-		lab_enter(&lab, LAB_HOST);
+		int seen = lab_capture(LAB_PEER);
+		lab_enter(LAB_HOST);
 		ok(net_lock_prepare(&l, "both", -1, NET_LOCK_NO_GROUP, &e));
 		assert_true(flows(&locked, FLOW_MS)); /* prepared is not closed yet */
 		ok(net_lock_add(l, &c, 1, &e));
 		assert_false(flows(&locked, STALL_MS));
 		/* neighbours are asked anew, other connections go on */
-		free(lab_run(&lab, LAB_PEER, "ip neigh flush all"));
+		free(lab_run(LAB_PEER, "ip neigh flush all"));
 		assert_true(flows(&other, FLOW_MS));
-		lab_enter(&lab, LAB_HOST);
+		lab_enter(LAB_HOST);
 		ok(net_lock_open(l, &e));
 		assert_true(lab_arrives(locked.host, 7, FLOW_MS));
 		assert_true(lab_arrives(locked.peer, 7, FLOW_MS));
@@ -198,11 +196,11 @@ static void test_no_reset(void **state)
 		struct lab_tcp t;
 		struct net_lock *l;
 
-		lab_connect(&lab, &t, families[i], (uint16_t)(5100 + i));
+		lab_connect(&t, families[i], (uint16_t)(5100 + i));
 		assert_true(flows(&t, FLOW_MS));
 		struct net_conn c = conn_of(&t);
-		int seen = lab_capture(&lab, LAB_PEER);
-		lab_enter(&lab, LAB_HOST);
+		int seen = lab_capture(LAB_PEER);
+		lab_enter(LAB_HOST);
 		ok(net_lock_prepare(&l, "reset", -1, NET_LOCK_NO_GROUP, &e));
 		ok(net_lock_add(l, &c, 1, &e));
 		setsockopt(t.host, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
@@ -229,7 +227,7 @@ static void test_caught(void **state)
 		struct net_catch *kept;
 		unsigned given;
 
-		lab_connect(&lab, &t, families[i], (uint16_t)(5200 + i));
+		lab_connect(&t, families[i], (uint16_t)(5200 + i));
 		assert_true(flows(&t, FLOW_MS));
 		struct net_conn c = conn_of(&t);
 		ok(net_catch_new(&kept, -1, &e));
@@ -274,7 +272,7 @@ static void test_listener(void **state)
 		struct net_conn c;
 		unsigned given;
 
-		lab_connect(&lab, &t, families[i], (uint16_t)(5300 + i));
+		lab_connect(&t, families[i], (uint16_t)(5300 + i));
 		assert_int_equal(getsockname(t.listener, (struct sockaddr *)&sa, &n), 0);
 		assert_true(net_conn_set(&c, (struct sockaddr *)&sa, NULL));
 		assert_true(net_conn_is_listener(&c));
@@ -282,7 +280,7 @@ static void test_listener(void **state)
 		ok(net_lock_prepare(&l, "listener", -1, net_catch_group(kept), &e));
 		ok(net_lock_add(l, &c, 1, &e));
 		assert_true(flows(&t, FLOW_MS)); /* what is connected is not meant */
-		lab_enter(&lab, LAB_PEER);
+		lab_enter(LAB_PEER);
 		int fd = socket(families[i], SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 		n = sizeof(sa);
 		assert_int_equal(getpeername(t.peer, (struct sockaddr *)&sa, &n), 0);
@@ -290,7 +288,7 @@ static void test_listener(void **state)
 		usleep(STALL_MS * 1000);
 		assert_int_equal(send(fd, "x", 1, 0), -1);
 		assert_int_equal(errno, EAGAIN); /* still connecting */
-		lab_enter(&lab, LAB_HOST);
+		lab_enter(LAB_HOST);
 		ok(net_catch_take(kept, &packets, &e));
 		ok(net_lock_open(l, &e));
 		ok(net_catch_replay(packets.at, packets.n, -1, &given, &e));
@@ -330,7 +328,7 @@ static void test_sweep(void **state)
 {
 	struct lab_tcp t;
 
-	lab_connect(&lab, &t, AF_INET, 5400);
+	lab_connect(&t, AF_INET, 5400);
 	assert_true(flows(&t, FLOW_MS));
 	struct net_conn c = conn_of(&t);
 	/* somebody lives in that network, so that it can be found from another */
@@ -348,7 +346,7 @@ static void test_sweep(void **state)
 	siginfo_t info;
 	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
 	/* a zombie still; and we are in another network */
-	lab_enter(&lab, LAB_TARGET);
+	lab_enter(LAB_TARGET);
 	ok(net_lock_sweep(&e));
 	assert_false(has_record());
 	assert_false(has_table(LAB_HOST));
@@ -366,7 +364,7 @@ static void test_kept(void **state)
 	struct lab_tcp t;
 	struct net_lock *l;
 
-	lab_connect(&lab, &t, AF_INET6, 5500);
+	lab_connect(&t, AF_INET6, 5500);
 	struct net_conn c = conn_of(&t);
 	ok(net_lock_prepare(&l, "kept", -1, NET_LOCK_NO_GROUP, &e));
 	assert_int_equal(
@@ -391,7 +389,7 @@ static void test_many(void **state)
 	static const size_t counts[] = { 1, 50, 500, 3000 };
 	struct lab_tcp t;
 
-	lab_connect(&lab, &t, AF_INET, 5600);
+	lab_connect(&t, AF_INET, 5600);
 	for (size_t k = 0; k < 4; k++) {
 		_cleanup_free_ struct net_conn *c = xcalloc(counts[k], sizeof(*c));
 		struct net_lock *l;
@@ -423,18 +421,6 @@ static void test_many(void **state)
 	lab_disconnect(&t);
 }
 
-static int setup(void **state)
-{
-	lab_open(&lab);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	lab_close(&lab);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -448,5 +434,5 @@ int main(void)
 		cmocka_unit_test(test_many),
 	};
 
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, lab_setup, lab_teardown);
 }

@@ -23,6 +23,10 @@
 #include "io.h"
 #include "netlab.h"
 
+static struct {
+	int ns[LAB_HOSTS], bridge, own;
+} lab;
+
 static int open_ns(void)
 {
 	int fd = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
@@ -37,9 +41,14 @@ static int new_ns(void)
 	return open_ns();
 }
 
-void lab_enter(const struct lab *l, int host)
+void lab_enter(int host)
 {
-	assert_int_equal(setns(l->ns[host], CLONE_NEWNET), 0);
+	assert_int_equal(setns(lab.ns[host], CLONE_NEWNET), 0);
+}
+
+int lab_ns(int host)
+{
+	return lab.ns[host];
 }
 
 static char *run(const char *cmd)
@@ -60,7 +69,7 @@ static char *run(const char *cmd)
 	return (char *)out.at;
 }
 
-char *lab_run(const struct lab *l, int host, const char *fmt, ...)
+char *lab_run(int host, const char *fmt, ...)
 {
 	char *cmd;
 	va_list ap;
@@ -68,13 +77,13 @@ char *lab_run(const struct lab *l, int host, const char *fmt, ...)
 	va_start(ap, fmt);
 	assert_true(vasprintf(&cmd, fmt, ap) > 0);
 	va_end(ap);
-	lab_enter(l, host);
+	lab_enter(host);
 	char *out = run(cmd);
 	free(cmd);
 	return out;
 }
 
-void lab_open(struct lab *l)
+int lab_setup(void **state)
 {
 	char cmd[256];
 
@@ -82,33 +91,35 @@ void lab_open(struct lab *l)
 	assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
 	mkdir("/run/criu-lite", 0755);
 	assert_int_equal(mount("lab", "/run/criu-lite", "tmpfs", 0, "mode=755"), 0);
-	l->own = open_ns();
-	l->bridge = new_ns();
+	lab.own = open_ns();
+	lab.bridge = new_ns();
 	/* no snooping: a bridge that is new floods no multicast for a while */
 	free(run("ip link add br0 type bridge mcast_snooping 0 && ip link set br0 up"));
 	for (int i = 0; i < LAB_HOSTS; i++) {
-		l->ns[i] = new_ns();
+		lab.ns[i] = new_ns();
 		free(run("ip link set lo up"));
-		assert_int_equal(setns(l->bridge, CLONE_NEWNET), 0);
+		assert_int_equal(setns(lab.bridge, CLONE_NEWNET), 0);
 		snprintf(cmd, sizeof(cmd),
 			 "ip link add p%d type veth peer name eth0 netns /proc/%d/fd/%d && "
 			 "ip link set p%d master br0 up",
-			 i, getpid(), l->ns[i], i);
+			 i, getpid(), lab.ns[i], i);
 		free(run(cmd));
-		free(lab_run(l, i, "ip addr add 10.9.0.%d/24 dev eth0 && ip link set eth0 up && "
+		free(lab_run(i, "ip addr add 10.9.0.%d/24 dev eth0 && ip link set eth0 up && "
 			     "ip addr add fd09::%d/64 dev eth0 nodad", i + 1, i + 1));
 	}
-	lab_enter(l, LAB_HOST);
+	lab_enter(LAB_HOST);
+	return 0;
 }
 
-void lab_close(struct lab *l)
+int lab_teardown(void **state)
 {
-	assert_int_equal(setns(l->own, CLONE_NEWNET), 0);
+	assert_int_equal(setns(lab.own, CLONE_NEWNET), 0);
 	for (int i = 0; i < LAB_HOSTS; i++)
-		close(l->ns[i]);
-	close(l->bridge);
-	close(l->own);
+		close(lab.ns[i]);
+	close(lab.bridge);
+	close(lab.own);
 	umount2("/run/criu-lite", MNT_DETACH);
+	return 0;
 }
 
 /* ---- connections ---- */
@@ -131,24 +142,24 @@ static socklen_t make_addr(struct sockaddr_storage *sa, int family, uint16_t por
 	return sizeof(*v6);
 }
 
-void lab_connect(const struct lab *l, struct lab_tcp *t, int family, uint16_t port)
+void lab_connect(struct lab_tcp *t, int family, uint16_t port)
 {
 	int here = family == AF_INET ? AF_INET : AF_INET6,
 	    there = family == AF_INET6 ? AF_INET6 : AF_INET;
 	struct sockaddr_storage sa;
 	int on = 1;
 
-	lab_enter(l, LAB_HOST);
+	lab_enter(LAB_HOST);
 	t->listener = socket(here, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	setsockopt(t->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	socklen_t n = make_addr(&sa, here, port, true);
 	assert_int_equal(bind(t->listener, (struct sockaddr *)&sa, n), 0);
 	assert_int_equal(listen(t->listener, 10), 0);
-	lab_enter(l, LAB_PEER);
+	lab_enter(LAB_PEER);
 	t->peer = socket(there, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	n = make_addr(&sa, there, port, false);
 	assert_int_equal(connect(t->peer, (struct sockaddr *)&sa, n), 0);
-	lab_enter(l, LAB_HOST);
+	lab_enter(LAB_HOST);
 	t->host = accept4(t->listener, NULL, NULL, SOCK_CLOEXEC);
 	assert_true(t->host >= 0);
 }
@@ -162,11 +173,11 @@ void lab_disconnect(struct lab_tcp *t)
 
 /* ---- looking ---- */
 
-int lab_capture(const struct lab *l, int host)
+int lab_capture(int host)
 {
 	int size = 32 << 20;
 
-	lab_enter(l, host);
+	lab_enter(host);
 	struct sockaddr_ll sll = {
 		.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL),
 		.sll_ifindex = (int)if_nametoindex("eth0"),
@@ -222,4 +233,11 @@ bool lab_arrives(int fd, size_t n, int ms)
 double lab_now_ms(void)
 {
 	return (double)io_now_ns() / 1e6;
+}
+
+void lab_ok(int ret, struct err *e)
+{
+	if (ret < 0)
+		fail_msg("%s; %s", e->text, e->remedy);
+	err_clear(e);
 }
