@@ -12,6 +12,7 @@
 #include "flow_host.h"
 #include "inventory.pb-c.h"
 #include "io.h"
+#include "kind_shm.h"
 #include "kind_tcp.h"
 #include "log.h"
 #include "task_clock.h"
@@ -81,6 +82,8 @@ static int preflight_once(struct guest *g, struct err *e)
 			ret = 0;
 		}
 	}
+	if (ret == 0)
+		ret = task_sysv_check(&g->tree, e);
 	if (ret == 0)
 		ret = kind_dump_end(g->kinds, e);
 	guest_fds_forget(g);
@@ -267,7 +270,9 @@ static int look_live(struct guest *g, struct err *e)
 		if ((ret = task_mm_look_again(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0)
 			return ret;
 	}
-	return 0;
+	ret = task_sysv_check(&g->tree, e);
+	/* attached since its mappings were read: the next look will tell */
+	return ret == -EBUSY ? -(e->code = EAGAIN) : ret;
 }
 
 static int put_all(struct guest *g, bool frozen, struct img_set *set, struct err *e)
@@ -400,6 +405,7 @@ void guest_kill(struct guest *g)
 	if (kind_dump_leave(g->kinds, &e) < 0)
 		log_warn("ending the guest without a word: %s", e.text);
 	task_tree_kill(&g->tree);
+	shm_sysv_remove(g->kinds);
 }
 
 void guest_put_inventory(const struct guest *g, struct img_set *set)
@@ -457,7 +463,7 @@ static int refresh(struct guest *g, struct err *e)
 		if (t->state != TASK_DEAD && (ret = task_mm_refresh(t, e)) == 0)
 			ret = task_mm_check(t, e);
 	}
-	return ret;
+	return ret == 0 ? task_sysv_check(&g->tree, e) : ret;
 }
 
 static void note_rseq(struct guest *g, struct guest_scan *s)

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "file-lock.pb-c.h"
+#include "ipc-shm.pb-c.h"
 #include "kind.h"
 #include "kind_shm.h"
 #include "kind_util.h"
@@ -119,6 +120,7 @@ struct kind_restore {
 	VEC(struct kind_remap) remap;        /* ascending by orig_id */
 	VEC(struct kind_base) base;
 	VEC(MemfdInodeEntry *) memfd;
+	VEC(IpcShmEntry *) sysv;
 	VEC(struct shm_object *) shm;
 	kind_kept_vec kept;
 	kind_indexed_vec index[KIND_INDEXES];
@@ -131,4 +133,16 @@ void kind_shm_free_dump(struct kind_dump *c);
 int kind_shm_begin(struct kind_restore *c, struct err *e);
 int kind_shm_seal(struct kind_restore *c, struct err *e);
 void kind_shm_free(struct kind_restore *c);
+void kind_shm_done(struct kind_restore *c);
+
+/* kind_shm_sysv.c */
+struct shm_object;
+int kind_sysv_put(struct kind_dump *c, const struct shm_object *o, struct err *e);
+int kind_sysv_load(struct kind_restore *c, struct err *e);
+const IpcShmEntry *kind_sysv_of(const struct kind_restore *c, uint32_t id);
+/* Our fd of the segment, which is made, or taken over if it was left here by the same guest. */
+int kind_sysv_make(const IpcShmEntry *s, bool *made, struct err *e);
+/* When the guest has attached it: locked, or to go with the last that detaches it. */
+int kind_sysv_finish(const IpcShmEntry *s, struct err *e);
+void kind_sysv_forget(struct kind_restore *c);
 const MemfdInodeEntry *kind_shm_inode(const struct kind_restore *c, uint32_t inode_id);

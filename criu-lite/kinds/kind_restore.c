@@ -281,4 +281,5 @@ void kind_restore_done(struct kind_restore *c)
 		if (f->fd >= 0 && f->kind->done)
 			f->kind->done(c, f->fe);
 	kind_remap_done(c);
+	kind_shm_done(c);
 }

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <unistd.h>
 
 #include "kind_priv.h"
@@ -70,10 +71,13 @@ static int put_inode(struct kind_dump *c, const struct shm_object *o, const stru
 	return 0;
 }
 
-static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st, bool memfd,
+/* System V's segments have numbers of their own for inodes. */
+enum origin { SHM_ANONYMOUS, SHM_MEMFD, SHM_SYSV };
+
+static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st, enum origin origin,
 			      struct err *e)
 {
-	uint32_t id = kind_number(c, KIND_SPACE_SHM, st->st_dev, st->st_ino, 0);
+	uint32_t id = kind_number(c, KIND_SPACE_SHM, st->st_dev, st->st_ino, origin == SHM_SYSV);
 
 	vec_each(&c->shm, s) {
 		if (s->object->id == id) {
@@ -94,25 +98,47 @@ static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st
 	o->dev = st->st_dev;
 	o->ino = st->st_ino;
 	o->fd = own;
-	o->memfd = memfd;
+	o->memfd = origin == SHM_MEMFD;
+	o->sysv = origin == SHM_SYSV;
 	vec_push(&c->shm, (struct kind_shm_seen){ o, c->pass });
+	return o;
+}
+
+static struct shm_object *look(struct kind_dump *c, int fd, enum origin origin, struct stat *st,
+			       struct err *e)
+{
+	if (fstat(fd, st) < 0) {
+		err_set(e, errno, "shared memory");
+		return NULL;
+	}
+	struct shm_object *o = see(c, fd, st, origin, e);
+	if (o)
+		o->size = (uint64_t)st->st_size;
 	return o;
 }
 
 struct shm_object *shm_seen(struct kind_dump *c, int fd, bool memfd, struct err *e)
 {
 	struct stat st;
+	struct shm_object *o = look(c, fd, memfd ? SHM_MEMFD : SHM_ANONYMOUS, &st, e);
 
-	if (fstat(fd, &st) < 0) {
-		err_set(e, errno, "shared memory");
-		return NULL;
-	}
-	struct shm_object *o = see(c, fd, &st, memfd, e);
 	if (!o)
 		return NULL;
-	o->size = (uint64_t)st.st_size;
 	if (o->memfd && c->set && kind_first(c, KIND_SPACE_SHM, o->id) &&
 	    put_inode(c, o, &st, e) < 0)
+		return NULL;
+	return o;
+}
+
+struct shm_object *shm_seen_sysv(struct kind_dump *c, int fd, int shmid, struct err *e)
+{
+	struct stat st;
+	struct shm_object *o = look(c, fd, SHM_SYSV, &st, e);
+
+	if (!o)
+		return NULL;
+	o->shmid = shmid;
+	if (c->set && kind_first(c, KIND_SPACE_SHM, o->id) && kind_sysv_put(c, o, e) < 0)
 		return NULL;
 	return o;
 }
@@ -175,8 +201,8 @@ static struct shm_object *find_got(const struct kind_restore *c, uint32_t id)
 	return NULL;
 }
 
-static int add_got(struct kind_restore *c, uint32_t id, int fd, bool memfd, struct shm_object **out,
-		   struct err *e)
+static int add_got(struct kind_restore *c, uint32_t id, int fd, enum origin origin,
+		   struct shm_object **out, struct err *e)
 {
 	struct stat st;
 
@@ -188,7 +214,8 @@ static int add_got(struct kind_restore *c, uint32_t id, int fd, bool memfd, stru
 	o->ino = st.st_ino;
 	o->size = (uint64_t)st.st_size;
 	o->fd = fd;
-	o->memfd = memfd;
+	o->memfd = origin == SHM_MEMFD;
+	o->sysv = origin == SHM_SYSV;
 	vec_push(&c->shm, o);
 	*out = o;
 	return 0;
@@ -230,19 +257,24 @@ static int make_memfd(const MemfdInodeEntry *m, struct err *e)
 int shm_get(struct kind_restore *c, uint32_t id, struct shm_object **out, struct err *e)
 {
 	const MemfdInodeEntry *m = inode_of_shm(c, id);
+	const IpcShmEntry *s = m ? NULL : kind_sysv_of(c, id);
+	bool made = false;
 
 	*out = find_got(c, id);
 	if (*out)
 		return 0;
-	if (!m)
+	if (!m && !s)
 		return err_set(e, ENOENT, "shared memory %u", id);
-	_cleanup_close_ int fd = make_memfd(m, e);
+	_cleanup_close_ int fd = m ? make_memfd(m, e) : kind_sysv_make(s, &made, e);
 	if (fd < 0)
 		return fd;
-	int ret = add_got(c, id, fd, true, out, e);
-	if (!ret)
-		(void)steal_fd(fd);
-	return ret;
+	int ret = add_got(c, id, fd, m ? SHM_MEMFD : SHM_SYSV, out, e);
+	if (ret)
+		return ret;
+	(void)steal_fd(fd);
+	(*out)->shmid = s ? (int)s->desc->id : -1;
+	(*out)->made = made;
+	return 0;
 }
 
 int shm_offer(struct kind_restore *c, uint32_t id, int fd, struct err *e)
@@ -254,7 +286,7 @@ int shm_offer(struct kind_restore *c, uint32_t id, int fd, struct err *e)
 	_cleanup_close_ int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (own < 0)
 		return err_set(e, errno, "shared memory %u", id);
-	int ret = add_got(c, id, own, false, &o, e);
+	int ret = add_got(c, id, own, SHM_ANONYMOUS, &o, e);
 	if (!ret)
 		(void)steal_fd(own);
 	return ret;
@@ -271,6 +303,7 @@ static void forget_inodes(struct kind_restore *c)
 	vec_each(&c->memfd, m)
 		memfd_inode_entry__free_unpacked(*m, NULL);
 	vec_free(&c->memfd);
+	kind_sysv_forget(c);
 }
 
 static int load_inodes(struct kind_restore *c, struct err *e)
@@ -289,7 +322,7 @@ static int load_inodes(struct kind_restore *c, struct err *e)
 		if (twice)
 			return err_set(e, EBADMSG, "memfd.img: two entries have id %u", m->shmid);
 	}
-	return 0;
+	return kind_sysv_load(c, e);
 }
 
 /* Objects outlive rounds, as pages have landed in them; sizes may have changed. */
@@ -318,6 +351,13 @@ int kind_shm_seal(struct kind_restore *c, struct err *e)
 
 		if (seals < 0)
 			return err_set(e, errno, "memfd %s: seals", m->name);
+		if ((*o)->sysv) {
+			const IpcShmEntry *s = kind_sysv_of(c, (*o)->id);
+			int ret = s ? kind_sysv_finish(s, e) : 0;
+
+			if (ret)
+				return ret;
+		}
 		if (!m || !(m->seals & ~(uint32_t)seals))
 			continue;
 		if (fcntl((*o)->fd, F_ADD_SEALS, (int)m->seals) < 0)
@@ -326,10 +366,20 @@ int kind_shm_seal(struct kind_restore *c, struct err *e)
 	return 0;
 }
 
-void kind_shm_free(struct kind_restore *c)
+/* The segments are the guest's from here on. */
+void kind_shm_done(struct kind_restore *c)
 {
 	vec_each(&c->shm, o)
+		(*o)->made = false;
+}
+
+void kind_shm_free(struct kind_restore *c)
+{
+	vec_each(&c->shm, o) {
+		if ((*o)->made)
+			shmctl((*o)->shmid, IPC_RMID, NULL);
 		free_object(*o);
+	}
 	vec_free(&c->shm);
 	forget_inodes(c);
 }

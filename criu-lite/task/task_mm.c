@@ -167,6 +167,11 @@ static bool is_anon_shared(const struct proc_vma *v)
 	return v->shared && v->ino && v->deleted && !strcmp(v->path, "/dev/zero");
 }
 
+bool task_vma_sysv(const struct proc_vma *v)
+{
+	return v->shared && !strncmp(v->path, "/SYSV", 5);
+}
+
 bool task_vma_private(const struct proc_vma *v)
 {
 	return !v->shared && !task_vma_special(v);
@@ -174,7 +179,7 @@ bool task_vma_private(const struct proc_vma *v)
 
 bool task_vma_object(const struct proc_vma *v)
 {
-	return is_anon_shared(v) || (v->shared && is_memfd(v));
+	return is_anon_shared(v) || task_vma_sysv(v) || (v->shared && is_memfd(v));
 }
 
 static const struct {
@@ -194,7 +199,6 @@ static const struct {
 static const struct {
 	const char *prefix, *what, *remedy;
 } refused_paths[] = { /* the last that fits */
-	{ "/SYSV", "System V shared memory", "not supported yet; use memfd or shm_open" },
 	{ "/[aio]", "an AIO ring (libaio)", "start the program without native AIO" },
 	{ "anon_inode:", "an anonymous inode (io_uring, perf, ...)",
 	  "start the program without it (QEMU: -drive aio=threads)" },
@@ -323,7 +327,7 @@ static uint32_t map_flags(const struct proc_vma *v)
 {
 	uint32_t f = v->shared ? MAP_SHARED : v->vmflags & PROC_VF_DP ? MAP_DROPPABLE : MAP_PRIVATE;
 
-	if (!v->ino || is_anon_shared(v))
+	if (is_anon_shared(v) || (!v->ino && !task_vma_sysv(v)))
 		f |= MAP_ANONYMOUS;
 	if (v->vmflags & PROC_VF_GD)
 		f |= MAP_GROWSDOWN;
@@ -340,17 +344,22 @@ static int put_backing(struct task *t, struct kind_dump *c, const struct proc_vm
 	uint32_t id;
 	int ret = 0;
 
-	if (is_anon_shared(v)) {
+	if (is_anon_shared(v) || task_vma_sysv(v)) {
 		_cleanup_close_ int fd = task_vma_open(t, v, O_RDWR, e);
 		struct shm_object *o;
 
 		if (fd < 0)
 			return fd;
-		o = shm_seen(c, fd, false, e);
+		if (task_vma_sysv(v))
+			o = shm_seen_sysv(c, fd, (int)v->ino, e);
+		else
+			o = shm_seen(c, fd, false, e);
 		if (!o)
 			return -e->code;
-		ve->status |= VMA_ANON_SHARED;
+		ve->status |= VMA_ANON_SHARED | (task_vma_sysv(v) ? VMA_SYSVIPC : 0);
 		ve->shmid = o->id;
+		if (task_vma_sysv(v) && !(v->vmflags & PROC_VF_MW))
+			ve->madv |= VMA_MADV_RDONLY;
 		return 0;
 	}
 	if (!v->ino) {
@@ -378,7 +387,7 @@ static int put_vma(struct task *t, struct kind_dump *c, const struct proc_vma *v
 	vma_entry__init(ve);
 	ve->start = v->start;
 	ve->end = v->end;
-	ve->pgoff = v->ino ? v->pgoff : 0;
+	ve->pgoff = v->ino || task_vma_sysv(v) ? v->pgoff : 0;
 	ve->prot = v->prot;
 	ve->flags = map_flags(v);
 	ve->status = VMA_REGULAR;

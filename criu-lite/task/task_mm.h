@@ -19,12 +19,14 @@
 #define VMA_FILE_SHARED  (1u << 7)
 #define VMA_ANON_SHARED  (1u << 8)
 #define VMA_ANON_PRIVATE (1u << 9)
+#define VMA_SYSVIPC      (1u << 10)
 #define VMA_VVAR         (1u << 12)
 #define VMA_MEMFD        (1u << 14)
 
 /* Bits of ours in VmaEntry.madv, above those of MADV_*. */
 #define VMA_MADV_ACCOUNTED (1ull << 62)  /* VmFlags ac: was writable once */
 #define VMA_MADV_ONFAULT   (1ull << 61)  /* mlock2(MLOCK_ONFAULT) */
+#define VMA_MADV_RDONLY    (1ull << 59)  /* attached with SHM_RDONLY */
 #define VMA_MADV_GUARDS    (1ull << 60)  /* VmFlags gu: guard regions inside (where: cl_guard) */
 
 struct task_mm {
@@ -44,14 +46,18 @@ int task_mm_look(struct task *t, struct err *e);
  * of the time only: it takes 5 ms per GiB, in which the guest cannot change its mappings. */
 int task_mm_look_again(struct task *t, struct err *e);
 
+/* After task_mm_check() of every task: System V segments are attached as a whole, and by nobody outside
+ * the tree. -EBUSY: somebody is; or a task that runs has just attached one. */
+int task_sysv_check(const struct tree *t, struct err *e);
+
 /* Only the mappings, at this moment (no VmFlags); for a task that stands still. */
 int task_mm_now(const struct task *t, struct proc_maps *out, struct err *e);
 
 /* Frozen guest: looks again only if the mappings are not those of the last look. */
 int task_mm_refresh(struct task *t, struct err *e);
 
-/* Preflight: refuses mappings that cannot be carried over (devices, hugetlb, io_uring, System V
- * shared memory, foreign userfaultfd ...), naming address and remedy. */
+/* Preflight: refuses mappings that cannot be carried over (devices, hugetlb, io_uring,
+ * foreign userfaultfd ...), naming address and remedy. */
 int task_mm_check(const struct task *t, struct err *e);
 
 /* Puts mm-PID.img, with the files and objects that are mapped. `frozen`: asks the guest for its brk and
@@ -66,6 +72,7 @@ VdsoImageEntry *task_vdso_look(const struct task *t, const MmEntry *mm);
 bool task_vma_private(const struct proc_vma *v);
 /* A mapping of a shared memory object (anonymous shared or memfd, shared). */
 bool task_vma_object(const struct proc_vma *v);
+bool task_vma_sysv(const struct proc_vma *v);
 /* [vdso], [vvar], [vsyscall] */
 bool task_vma_special(const struct proc_vma *v);
 

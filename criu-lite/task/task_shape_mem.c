@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
 
 #include "io.h"
@@ -31,7 +32,7 @@
 #define SPECIAL SHAPE_SPECIAL
 /* Two mappings with these in common can be one piece of memory. */
 #define BACKING_STATUS (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE | \
-			VMA_MEMFD | SPECIAL)
+			VMA_SYSVIPC | VMA_MEMFD | SPECIAL)
 #define BACKING_FLAGS (MAP_SHARED | MAP_PRIVATE | MAP_DROPPABLE | MAP_ANONYMOUS | MAP_GROWSDOWN | \
 		       MAP_NORESERVE)
 
@@ -147,7 +148,7 @@ static void compare(const shape_vma_vec *have, const shape_vma_vec *want, struct
 		if (o && at >= o->end)
 			h++;
 		if (n && at >= n->end) {
-			if (pieces > 1 && !(n->status & SPECIAL))
+			if (pieces > 1 && !(n->status & (SPECIAL | VMA_SYSVIPC)))
 				vec_push(&d->pieced, *n);
 			pieces = 0;
 			w++;
@@ -179,6 +180,18 @@ static void advise(struct pump *p, const struct shape_vma *v, uint64_t old)
 				pump_call(p, "madvise", SYS_madvise, v->start, v->end - v->start,
 					  advice[i].on);
 		}
+}
+
+/* A segment is attached as a whole; what of it has got flags of its own is the same attachment. */
+static void attach(struct pump *p, const struct shape_vma *v, int shmid)
+{
+	bool writable = !(v->madv & VMA_MADV_RDONLY);
+
+	if (v->pgoff == 0)
+		pump_call(p, "shmat", SYS_shmat, shmid, v->start, writable ? 0 : SHM_RDONLY);
+	if (v->pgoff > 0 || v->prot != (writable ? PROT_READ | PROT_WRITE : PROT_READ))
+		pump_call(p, "mprotect", SYS_mprotect, v->start, v->end - v->start, v->prot);
+	advise(p, v, 0);
 }
 
 static void make(struct pump *p, const struct shape_vma *v, int fd)
@@ -214,7 +227,7 @@ static bool has_file(const struct shape_vma *v)
 	return v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED);
 }
 
-/* Our fd for what is behind a mapping. */
+/* Our fd for what is behind a mapping; the number of a System V segment. */
 static int backing_fd(struct kind_restore *c, const struct shape_vma *v, struct err *e)
 {
 	struct shm_object *o;
@@ -222,6 +235,8 @@ static int backing_fd(struct kind_restore *c, const struct shape_vma *v, struct 
 	if (!(v->status & VMA_ANON_SHARED))
 		return kind_fd(c, (uint32_t)v->id, e);
 	int ret = shm_get(c, (uint32_t)v->id, &o, e);
+	if (ret == 0 && v->status & VMA_SYSVIPC)
+		return o->sysv ? o->shmid : err_say(e, EBADMSG, "segment %lu", v->id);
 	return ret < 0 ? ret : o->fd;
 }
 
@@ -241,7 +256,9 @@ static int make_some(struct task *t, struct kind_restore *c, const shape_vma_vec
 		size_t k = 0;
 
 		at[i] = -1;
-		if (!has_file(v))
+		if (v->status & VMA_SYSVIPC && (at[i] = backing_fd(c, v, e)) < 0)
+			return at[i];
+		if (!has_file(v) || v->status & VMA_SYSVIPC)
 			continue;
 		while (k < n && ids[k] != key)
 			k++;
@@ -262,7 +279,9 @@ static int make_some(struct task *t, struct kind_restore *c, const shape_vma_vec
 		return ret;
 	struct pump p = PUMP(t->remote, e);
 	for (i = from; i < *to; i++)
-		if (!(fresh->at[i].status & SPECIAL))
+		if (fresh->at[i].status & VMA_SYSVIPC)
+			attach(&p, &fresh->at[i], at[i]);
+		else if (!(fresh->at[i].status & SPECIAL))
 			make(&p, &fresh->at[i], at[i]);
 	if (n)
 		pump_call(&p, "close_range", SYS_close_range, 0, n - 1, 0);

@@ -28,7 +28,8 @@ KINDS = {
 }
 # Not fds.
 OTHERS = {
-  "sysv": [["sysv", "shm"]],
+  "outer_sysv": ["System V", "outside"],
+  "part_of_sysv": ["System V", "shmat"],
   "traced": ["traced"],
 }
 
@@ -57,6 +58,32 @@ def refuse(kind, say, is_fd):
   return test
 
 
+def segments(host):
+  """Numbers of the System V segments of a host."""
+  lines = host.run(["cat", "/proc/sysvipc/shm"], check=True).stdout.splitlines()[1:]
+  return [int(line.split()[1]) for line in lines]
+
+
+def sysv_taken(b):
+  """Another segment has the number of the guest's on the target."""
+  receiver = b.receiver()
+  guest = Guest(b, b.a, "sysv")
+  ours = segments(b.a)
+  b.b.run(["ipcmk", "-M", "4096"], check=True)
+  theirs = segments(b.b)
+  check(set(theirs) & set(ours), "the numbers %s and %s do not meet", ours, theirs)
+  b.refused(b.a, "migrate", "-t", guest.pid, b.target, say=["System V", "number", "ipcrm -m"])
+  guest.check_runs("after it was refused")
+  hosts.wait_for(lambda: segments(b.b) == theirs, 5)
+  b.b.run(["ipcrm", *["-m%d" % n for n in theirs]], check=True)
+  b.works(b.a, "migrate", "-t", guest.pid, b.target)
+  check(not segments(b.a), "segments stay on the source: %s", segments(b.a))
+  check(sorted(segments(b.b)) == sorted(ours), "the target has %s, not %s", segments(b.b), ours)
+  guest.end("after the migration", b.b)
+  check(receiver.poll() is None, "the receiver ended")
+
+
 def tests(opts):
   return ([("kind: " + k, refuse(k, say, True)) for k, say in KINDS.items()] +
-          [("kind: " + k, refuse(k, say, False)) for k, say in OTHERS.items()])
+          [("kind: " + k, refuse(k, say, False)) for k, say in OTHERS.items()] +
+          [("kind: sysv, number taken", sysv_taken)])

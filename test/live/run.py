@@ -50,7 +50,7 @@ END_TIMEOUT = 30 * SLOW
 
 # name: (program, arguments). "{n}" is the number of the run, for seeds.
 VICTIMS = {}
-for _name in ("registers xstate memory dontneed memfd_write shm_remove shared_anon signals timers "
+for _name in ("registers xstate memory dontneed memfd_write shm_remove shared_anon sysv signals timers "
               "restart threads creds limits files ghost devices pipes eventfd epoll timerfd memfd "
               "tcp_listen tcp_streams udp unix tree clone_share vdso stress forker vforker exec "
               "registers_static memory_static vdso_static threads_static").split():

@@ -134,12 +134,33 @@ static int do_outer_unix(void)
 	return s[0];
 }
 
-static int do_sysv(void)
+/* A System V segment that a process outside has attached, too. */
+static int do_outer_sysv(void)
 {
 	int id = SYS(shmget(IPC_PRIVATE, 4 * V_PAGE, 0600));
+	pid_t pid;
 
 	SYS((intptr_t)shmat(id, NULL, 0));
 	SYS(shmctl(id, IPC_RMID, NULL));
+	pid = SYS(fork());
+	if (!pid) {
+		if (fork())
+			_exit(0);
+		v_wait();
+		_exit(0);
+	}
+	v_reap(pid, 0);
+	return -2;
+}
+
+/* One of which a part is unmapped. */
+static int do_part_of_sysv(void)
+{
+	int id = SYS(shmget(IPC_PRIVATE, 4 * V_PAGE, 0600));
+	char *at = SYS((char *)shmat(id, NULL, 0));
+
+	SYS(shmctl(id, IPC_RMID, NULL));
+	SYS(munmap(at + V_PAGE, V_PAGE));
 	return -2;
 }
 
@@ -181,7 +202,8 @@ static const struct {
     {"bpf", do_bpf},
     {"connection", do_connection},
     {"outer_unix", do_outer_unix},
-    {"sysv", do_sysv},
+    {"outer_sysv", do_outer_sysv},
+    {"part_of_sysv", do_part_of_sysv},
     {"traced", do_traced},
 };
 
