@@ -6,20 +6,18 @@ The file's bytes follow from their places, and the client's checksum is compared
 file; it connects once. nginx runs as an unprivileged user, master and worker.
 """
 
-import argparse
 import hashlib
 import os
 import pwd
 import random
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "live"))
-from peers import ADDRESS, Failed, Peers, check, hosts, socket_in, tool  # noqa: E402
+sys.path.insert(0, HERE)
+import server  # noqa: E402
+from peers import ADDRESS, Failed, check, hosts, socket_in  # noqa: E402
 
 PORT, USER = 8080, "nobody"
 CONFIG = """
@@ -39,14 +37,6 @@ http {{
   server {{ listen 8080; root {d}/files; }}
 }}
 """
-
-
-class Server:
-  """A guest that was not started by a state directory; enough of frame.Guest for `Peers.move`."""
-
-  def __init__(self, proc, host):
-    self.proc, self.host = proc, host
-    self.pid = proc.pid_inside
 
 
 def make_file(path, size):
@@ -93,6 +83,9 @@ class Download:
 
 
 def start(b, sendfile):
+  if not shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin"):
+    raise Failed("nginx is not installed")
+  os.environ["PATH"] += ":/usr/sbin"
   d = b.mkdir("nginx")
   os.makedirs(os.path.join(d, "files"))
   with open(os.path.join(d, "conf"), "w") as f:
@@ -100,20 +93,14 @@ def start(b, sendfile):
   user = pwd.getpwnam(USER)
   for path in (d, os.path.join(d, "files")):
     os.chown(path, user.pw_uid, user.pw_gid)
-  log = os.path.join(d, "log")
-  proc = b.a.popen(["setpriv", "--reuid", USER, "--regid", str(user.pw_gid), "--clear-groups",
-                    "nginx", "-p", d, "-e", d + "/error.log", "-c", d + "/conf"],
-                   cwd=d, stdout=log, stderr=subprocess.STDOUT)
-  try:
-    hosts.wait_listening(b.a, PORT)
-  except TimeoutError:
-    raise Failed("nginx does not listen: " + open(log).read())
-  return Server(proc, b.a), os.path.join(d, "files", "file")
+  nginx = server.Server(b, USER, ["nginx", "-p", d, "-e", d + "/error.log", "-c", d + "/conf"], d)
+  nginx.wait_ready(PORT)
+  return nginx, os.path.join(d, "files", "file")
 
 
 def run(b, args):
   import threading
-  server, path = start(b, args.sendfile)
+  nginx, path = start(b, args.sendfile)
   size = args.size << 20
   want = make_file(path, size)
   os.chmod(path, 0o644)
@@ -134,7 +121,7 @@ def run(b, args):
     hosts.wait_for(lambda: get.got > size * (n + 1) // (args.moves + 2) or not thread.is_alive(), 120)
     check(thread.is_alive(), "the download ended before move %d: %d bytes, %s", n, get.got, errors)
     begin = get.got
-    m = b.move(server)
+    m = b.move(nginx)
     moves += 1
     print("move %d at %d MiB: downtime %.1f ms" % (n + 1, begin >> 20, m["downtime"] * 1e3))
   thread.join(120)
@@ -147,29 +134,15 @@ def run(b, args):
   again = Download(b)
   again.run(1000)
   again.sock.close()
-  b.check_open(server.host, b.other(server.host))
+  b.check_open(nginx.host, b.other(nginx.host))
 
 
 def main():
-  p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  p = server.parser(__doc__)
   p.add_argument("--size", type=int, default=256, metavar="MIB", help="1024 is the full test")
-  p.add_argument("--moves", type=int, default=2)
   p.add_argument("--limit", type=int, default=400, metavar="MBIT", help="of each host; 0: none")
   p.add_argument("--sendfile", choices=["on", "off"], default="on")
-  p.add_argument("--tool", help="criu-lite (default: $CRIU_LITE or the built one)")
-  args = p.parse_args()
-  args.tool = tool.find_tool(args.tool)
-  args.victims_dir = None
-  if not shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin"):
-    p.exit(1, "nginx is not installed\n")
-  os.environ["PATH"] += ":/usr/sbin"
-  try:
-    with Peers(args) as b:
-      run(b, args)
-  except (Failed, TimeoutError) as e:
-    print("failed: %s" % e)
-    return 1
-  return 0
+  return server.main(p, run)
 
 
 if __name__ == "__main__":

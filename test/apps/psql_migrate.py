@@ -7,7 +7,6 @@ else, and commits at the end; then another session finds all of them. The server
 with shared memory, a page of it System V's, runs as an unprivileged user.
 """
 
-import argparse
 import glob
 import os
 import pwd
@@ -17,8 +16,8 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-from nginx_migrate import Server  # noqa: E402
-from peers import ADDRESS, Failed, Peers, check, hosts, tool  # noqa: E402
+import server  # noqa: E402
+from peers import ADDRESS, Failed, check, hosts  # noqa: E402
 
 PORT, USER, ROWS = 5432, "postgres", 1000
 SETTINGS = {"listen_addresses": "*", "unix_socket_directories": "", "fsync": "off",
@@ -33,31 +32,21 @@ def programs():
   return os.path.dirname(found[-1])
 
 
-def as_user(cmd):
-  gid = pwd.getpwnam(USER).pw_gid
-  return ["setpriv", "--reuid", USER, "--regid", str(gid), "--clear-groups", *cmd]
-
-
 def start(b):
   d, where = b.mkdir("pg"), programs()
   os.chown(d, pwd.getpwnam(USER).pw_uid, -1)
   data = os.path.join(d, "data")
-  done = b.a.run(as_user([where + "/initdb", "-D", data, "-A", "trust", "-N", "--locale=C"]),
-                 cwd=d, timeout=120)
+  initdb = [where + "/initdb", "-D", data, "-A", "trust", "-N", "--locale=C"]
+  done = b.a.run(server.as_user(USER, initdb), cwd=d, timeout=120)
   check(done.returncode == 0, "initdb: %s", done.stderr)
   with open(data + "/pg_hba.conf", "a") as f:
     f.write("host all all 10.9.0.0/24 trust\n")
   cmd = [where + "/postgres", "-D", data]
   for name, value in SETTINGS.items():
     cmd += ["-c", "%s=%s" % (name, value)]
-  log = os.path.join(d, "log")
-  proc = b.a.popen(as_user(cmd), cwd=d, stdout=log, stderr=subprocess.STDOUT)
-  try:
-    hosts.wait_listening(b.a, PORT, 30)
-    hosts.wait_for(lambda: "ready to accept" in open(log).read(), 30)
-  except TimeoutError:
-    raise Failed("postgres does not listen: " + open(log).read()[-1000:])
-  return Server(proc, b.a), log
+  postgres = server.Server(b, USER, cmd, d)
+  postgres.wait_ready(PORT, "ready to accept")
+  return postgres
 
 
 class Session:
@@ -87,14 +76,14 @@ class Session:
 
 
 def run(b, args):
-  server, log = start(b)
+  postgres = start(b)
   s = Session(b)
   check(s.ask("CREATE TABLE t (i int, m text); SELECT 1") == "1", "CREATE TABLE")
   backend = s.ask("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT pg_backend_pid()")
   xid = s.ask("SELECT txid_current()")
   check(s.insert(0) == str(ROWS), "rows are missing before the first move")
   for n in range(1, args.moves + 1):
-    m = b.move(server, timeout=180)
+    m = b.move(postgres, timeout=180)
     begin = time.monotonic()
     got = s.insert(n * ROWS)
     print("move %d: downtime %.1f ms, then %s rows after %.1f ms" % (
@@ -109,30 +98,14 @@ def run(b, args):
   check(other.ask("SELECT count(*) FROM t WHERE m = md5(i::text)") == str(want), "rows are wrong")
   s.end()
   other.end()
-  with open(log) as f:
-    text = f.read()
+  text = postgres.said()
   check("PANIC" not in text and "terminated by signal" not in text, "postgres says: %s", text[-800:])
-  b.check_open(server.host, b.other(server.host))
+  b.check_open(postgres.host, b.other(postgres.host))
   print("%d rows in one transaction through %d moves, committed" % (want, args.moves))
   # without its last checkpoint, which waits for a disk
-  server.host.run(["kill", "-QUIT", str(server.pid)])
-  hosts.wait_for(lambda: not server.host.alive(server.pid), 20)
-
-
-def main():
-  p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  p.add_argument("--moves", type=int, default=2)
-  p.add_argument("--tool", help="criu-lite (default: $CRIU_LITE or the built one)")
-  args = p.parse_args()
-  args.tool, args.victims_dir = tool.find_tool(args.tool), None
-  try:
-    with Peers(args) as b:
-      run(b, args)
-  except (Failed, TimeoutError) as e:
-    print("failed: %s" % e)
-    return 1
-  return 0
+  postgres.host.run(["kill", "-QUIT", str(postgres.pid)])
+  hosts.wait_for(lambda: not postgres.host.alive(postgres.pid), 20)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(server.main(server.parser(__doc__), run))
