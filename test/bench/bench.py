@@ -34,40 +34,39 @@ def table(rows):
     print("  ".join(w.rjust(n) for w, n in zip(r, widths)), flush=True)
 
 
-def compile_guest(directory):
-  out = os.path.join(directory, "guest")
-  subprocess.run(["cc", "-O2", "-o", out, os.path.join(HERE, "guest.c")], check=True)
+def compile_guest(directory, name="guest"):
+  out = os.path.join(directory, name)
+  subprocess.run(["cc", "-O2", "-o", out, os.path.join(HERE, name + ".c")], check=True)
   return out
 
 
 class Guest:
-  """guest.c on a host."""
+  """guest.c or dirtier.c on a host."""
+
+  count = 0
 
   def __init__(self, host, program, mib, rate, directory):
-    self.status = os.path.join(directory, "status-%d-%d" % (mib, rate))
-    if os.path.exists(self.status):
-      os.unlink(self.status)
+    Guest.count += 1
     self.host = host
+    self.status = os.path.join(directory, "guest-%d" % Guest.count)
     self.proc = host.popen([program, mib, rate, self.status], cwd=directory,
-                           stdout=os.path.join(directory, "guest.log"),
-                           stderr=subprocess.STDOUT)
+                           stdout=self.status + ".log", stderr=subprocess.STDOUT)
     self.pid = self.proc.pid_inside
-    hosts.wait_for(lambda: self.lines(), 120)
+    hosts.wait_for(self.lines, 120)
 
   def lines(self):
     try:
       with open(self.status) as f:
-        return f.read().splitlines()
+        return [line for line in f if line.endswith("\n")]
     except FileNotFoundError:
       return []
 
   def ask(self):
-    """(longest standstill in s, bad pages) since the last question."""
+    """What it says of the time since the last question: {"gap_us", "bad", ...}."""
     n = len(self.lines())
     self.host.run(["kill", "-USR1", self.pid], check=True)
     line = hosts.wait_for(lambda: self.lines()[n:], 60)[0]
-    gap, bad = re.match(r"gap_us (\d+) bad (\d+)", line).groups()
-    return int(gap) / 1e6, int(bad)
+    return {key: int(value) for key, value in re.findall(r"(\w+) (\d+)", line)}
 
   def kill(self):
     if self.host.alive(self.pid):

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import time
 
-from bench import Verdicts, hosts, memory_for, table, tool
-from loads import Dirtier, compile_dirtier, limit, move, report
+from bench import Guest, Verdicts, compile_guest, hosts, memory_for, table, tool
+from loads import limit, move, report
 
 MODES = {"off": ["--no-auto-converge"], "ramp": ["--auto-converge-mode", "ramp"],
          "model": ["--auto-converge-mode", "model"]}
@@ -50,7 +50,7 @@ def undisturbed(guest, seconds):
 def run(args, program, dirtier, net, ratio, mode, directory):
   """One migration: a dict of what came of it."""
   rate = int(ratio * args.link)
-  guest = Dirtier(net[0], dirtier, args.mib, rate, directory)
+  guest = Guest(net[0], dirtier, args.mib, rate, directory)
   give_up = args.give_up if mode == "off" else args.limit
   try:
     speed = undisturbed(guest, args.baseline)
@@ -73,7 +73,7 @@ def run(args, program, dirtier, net, ratio, mode, directory):
     return {"outcome": outcome, "bad": bad, "rate": rate, "speed": speed * 4096 / (1 << 20),
             "lost": took - (after["pages"] - before["pages"]) / speed}
   finally:
-    guest.close()
+    guest.kill()
 
 
 def row(args, ratio, mode, got):
@@ -130,7 +130,7 @@ def main():
     os.makedirs(args.keep, exist_ok=True)
   results, rows = {}, [HEAD]
   with tempfile.TemporaryDirectory(prefix="converge.") as directory, hosts.Hosts(2) as net:
-    dirtier = compile_dirtier(directory)
+    dirtier = compile_guest(directory, "dirtier")
     for ratio in map(float, args.ratios.split(",")):
       for mode in args.modes.split(","):
         got = results[ratio, mode] = run(args, program, dirtier, net, ratio, mode, directory)

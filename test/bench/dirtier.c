@@ -13,48 +13,17 @@
  * us: CLOCK_MONOTONIC. pages: written so far, its loop counter. gap_us: the longest time between two
  * steps since the last line. bad: pages whose content is not what was written.
  */
-#include <fcntl.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
+#include "bench_guest.h"
 
-#define PAGE    4096
-#define WORDS   (PAGE / sizeof(uint64_t))
 #define TICK_US 1000
 #define LATE_US 50000                /* more than this is not made up for in any case */
 
-static volatile sig_atomic_t asked, continued;
+static volatile sig_atomic_t continued;
 
 static void on_cont(int sig)
 {
 	(void)sig;
 	continued = 1;
-}
-
-static void on_usr1(int sig)
-{
-	(void)sig;
-	asked = 1;
-}
-
-static int64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
-}
-
-static uint64_t next_noise(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
 }
 
 /* Word 0 is the seed of all the others: it is made of the page's number and its version. */
@@ -68,7 +37,7 @@ static void write_page(uint64_t *p, size_t page, uint64_t version)
 	uint64_t x = p[0] = seed(page, version);
 
 	for (size_t i = 1; i < WORDS; i++)
-		p[i] = next_noise(&x);
+		p[i] = noise(&x);
 }
 
 static int page_is(const uint64_t *p, size_t page, uint64_t version)
@@ -76,31 +45,22 @@ static int page_is(const uint64_t *p, size_t page, uint64_t version)
 	uint64_t x = seed(page, version), bad = p[0] ^ x;
 
 	for (size_t i = 1; i < WORDS; i++)
-		bad |= p[i] ^ next_noise(&x);
+		bad |= p[i] ^ noise(&x);
 	return bad == 0;
 }
 
 int main(int argc, char **argv)
 {
-	size_t pages = argc > 3 ? strtoul(argv[1], NULL, 0) << 8 : 0;
-	int64_t rate = argc > 3 ? strtol(argv[2], NULL, 0) * 256 : 0; /* pages per s */
+	struct guest g = begin(argc, argv);
+	size_t pages = g.pages;
 	int64_t last, gap = 0, owed = 0; /* owed: in millionths of a page */
 	uint64_t done;
-	uint64_t *mem;
-	int fd;
 
-	if (!pages)
-		return 2;
-	fd = open(argv[3], O_WRONLY | O_CREAT | O_APPEND, 0644);
-	mem = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (fd < 0 || mem == MAP_FAILED)
-		return 1;
-	signal(SIGUSR1, on_usr1);
 	signal(SIGCONT, on_cont);
 	/* The page that is written as number n has the version n / pages. */
 	for (done = 0; done < pages; done++)
-		write_page(mem + done * WORDS, done, 0);
-	dprintf(fd, "ready\n");
+		write_page(g.mem + done * WORDS, done, 0);
+	dprintf(g.status, "ready\n");
 	for (last = now_us();;) {
 		int64_t t;
 
@@ -109,21 +69,21 @@ int main(int argc, char **argv)
 		if (t - last > gap)
 			gap = t - last;
 		if (!continued)
-			owed += rate * (t - last > LATE_US ? LATE_US : t - last);
+			owed += g.rate * (t - last > LATE_US ? LATE_US : t - last);
 		continued = 0;
 		last = t;
 		for (; owed >= 1000000; owed -= 1000000, done++)
-			write_page(mem + done % pages * WORDS, done % pages, done / pages);
+			write_page(g.mem + done % pages * WORDS, done % pages, done / pages);
 		if (asked) {
 			long bad = 0;
 
 			asked = 0;
-			dprintf(fd, "us %lld pages %llu gap_us %lld ", (long long)t,
+			dprintf(g.status, "us %lld pages %llu gap_us %lld ", (long long)t,
 				(unsigned long long)done, (long long)gap);
 			for (size_t i = 0; i < pages; i++)
-				bad += !page_is(mem + i * WORDS, i,
+				bad += !page_is(g.mem + i * WORDS, i,
 						done / pages - (i >= done % pages));
-			dprintf(fd, "bad %ld\n", bad);
+			dprintf(g.status, "bad %ld\n", bad);
 			gap = 0;
 			last = now_us();
 		}

@@ -21,12 +21,12 @@ def there_and_back(args, net, program, mib, rate, moves, directory):
   for i in range(moves + 1):
     guest.ask()
     got = migrate(args.tool, guest, net[(i + 1) % 2], args.migrate_opt)
-    gap, wrong = guest.ask()
-    bad += wrong
+    seen = guest.ask()
+    bad += seen["bad"]
     if i == 0:
       continue  # the first one warms the machine's memory up
     down.append(got["downtime"])
-    gaps.append(gap)
+    gaps.append(seen["gap_us"] / 1e6)
     rounds.append(got["rounds"])
     sent.append(got["bytes"])
   guest.kill()

@@ -77,7 +77,7 @@ def measure(args, host, directory):
     took["dump"].append(timed(host, [args.tool, "dump", "-t", guest.pid, "-D", images]))
     took["restore"].append(timed(host, [args.tool, "restore", "-D", images, "-d"]))
     shutil.rmtree(images)
-  bad = guest.ask()[1]
+  bad = guest.ask()["bad"]
   guest.kill()
   memory.close()
   return {what: median(t[1:]) for what, t in took.items()}, bad

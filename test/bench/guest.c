@@ -11,41 +11,7 @@
  * gap_us: the longest time between two steps since the last line, which is how long it stood
  * still. bad: pages whose content is not what was written.
  */
-#include <fcntl.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
-
-#define PAGE 4096
-#define WORDS (PAGE / sizeof(uint64_t))
-
-static volatile sig_atomic_t asked;
-
-static void on_usr1(int sig)
-{
-	(void)sig;
-	asked = 1;
-}
-
-static uint64_t noise(uint64_t *x)
-{
-	*x ^= *x << 13;
-	*x ^= *x >> 7;
-	*x ^= *x << 17;
-	return *x;
-}
-
-static int64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000000LL + t.tv_nsec / 1000;
-}
+#include "bench_guest.h"
 
 /* Word 0 of a page is its number, word 1 its version; the last word is made of both. */
 static uint64_t seal(const uint64_t *p)
@@ -67,29 +33,20 @@ static long count_bad(const uint64_t *mem, size_t pages)
 
 int main(int argc, char **argv)
 {
-	size_t pages = argc > 3 ? strtoul(argv[1], NULL, 0) << 8 : 0;
-	long per_tick = argc > 3 ? strtol(argv[2], NULL, 0) * 256 : 0; /* in 1/1000 pages */
-	uint64_t x = 88172645463325252ULL, *mem;
-	int64_t last, gap = 0, owed = 0;
-	int fd;
+	struct guest g = begin(argc, argv);
+	uint64_t x = 88172645463325252ULL;
+	int64_t last, gap = 0, owed = 0; /* owed: in 1/1000 pages */
 
-	if (!pages)
-		return 2;
-	fd = open(argv[3], O_WRONLY | O_CREAT | O_APPEND, 0644);
-	mem = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (fd < 0 || mem == MAP_FAILED)
-		return 1;
-	signal(SIGUSR1, on_usr1);
-	for (size_t i = 0; i < pages * WORDS; i++)
-		mem[i] = noise(&x);
-	for (size_t i = 0; i < pages; i++) {
-		uint64_t *p = mem + i * WORDS;
+	for (size_t i = 0; i < g.pages * WORDS; i++)
+		g.mem[i] = noise(&x);
+	for (size_t i = 0; i < g.pages; i++) {
+		uint64_t *p = g.mem + i * WORDS;
 
 		p[0] = i;
 		p[1] = 0;
 		p[WORDS - 1] = seal(p);
 	}
-	dprintf(fd, "ready\n");
+	dprintf(g.status, "ready\n");
 	for (last = now_us();;) {
 		int64_t t;
 
@@ -98,17 +55,18 @@ int main(int argc, char **argv)
 		if (t - last > gap)
 			gap = t - last;
 		/* As much as the time that passed asks for, but no burst after a standstill. */
-		owed += per_tick * (t - last > 10000 ? 10000 : t - last) / 1000;
+		owed += g.rate * (t - last > 10000 ? 10000 : t - last) / 1000;
 		last = t;
 		for (; owed >= 1000; owed -= 1000) {
-			uint64_t *p = mem + noise(&x) % pages * WORDS;
+			uint64_t *p = g.mem + noise(&x) % g.pages * WORDS;
 
 			p[1]++;
 			p[WORDS - 1] = seal(p);
 		}
 		if (asked) {
 			asked = 0;
-			dprintf(fd, "gap_us %lld bad %ld\n", (long long)gap, count_bad(mem, pages));
+			dprintf(g.status, "gap_us %lld bad %ld\n", (long long)gap,
+				count_bad(g.mem, g.pages));
 			gap = 0;
 			last = now_us();
 		}

@@ -1,54 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests that dirty memory at a rate, links with a limit, and migrations with their samples."""
+"""Links with a limit, and migrations with their samples."""
 
 import json
-import os
-import re
 import subprocess
 
-from bench import HERE, PORT, hosts, tool
+from bench import PORT, hosts
 
 MIB = 1 << 20
-
-
-def compile_dirtier(directory):
-  out = os.path.join(directory, "dirtier")
-  subprocess.run(["cc", "-O2", "-o", out, os.path.join(HERE, "dirtier.c")], check=True)
-  return out
-
-
-class Dirtier:
-  """dirtier.c on a host."""
-
-  count = 0
-
-  def __init__(self, host, program, mib, rate, directory):
-    Dirtier.count += 1
-    self.host, self.mib, self.rate = host, mib, rate
-    self.status = os.path.join(directory, "dirtier-%d" % Dirtier.count)
-    self.proc = host.popen([program, mib, rate, self.status], cwd=directory,
-                           stdout=self.status + ".log", stderr=subprocess.STDOUT)
-    self.pid = self.proc.pid_inside
-    hosts.wait_for(self.lines, 120)
-
-  def lines(self):
-    try:
-      with open(self.status) as f:
-        return [line for line in f if line.endswith("\n")]
-    except FileNotFoundError:
-      return []
-
-  def ask(self):
-    """{"us", "pages", "gap_us", "bad"}; asking costs it some work."""
-    n = len(self.lines())
-    self.host.run(["kill", "-USR1", self.pid], check=True)
-    line = hosts.wait_for(lambda: self.lines()[n:], 60)[0]
-    return {key: int(value) for key, value in re.findall(r"(\w+) (\d+)", line)}
-
-  def close(self):
-    if self.host.alive(self.pid):
-      self.host.run(["kill", "-KILL", self.pid])
-      hosts.wait_for(lambda: not self.host.alive(self.pid))
 
 
 class Outcome:
@@ -106,6 +64,3 @@ def report(program, outcome, path):
   with open(path + ".json", "w") as f:
     f.write(outcome.out)
   subprocess.run([program, "report", path + ".json"], check=True, stdout=subprocess.DEVNULL)
-
-
-__all__ = ["MIB", "Dirtier", "Outcome", "compile_dirtier", "limit", "move", "report", "tool"]

@@ -14,8 +14,8 @@ import tempfile
 import threading
 import time
 
-from bench import Verdicts, hosts, median, memory_for, table, tool
-from loads import MIB, Dirtier, compile_dirtier, limit, move
+from bench import Guest, Verdicts, compile_guest, hosts, median, memory_for, table, tool
+from loads import MIB, limit, move
 
 # MiB of the guest, MiB/s that it dirties, MiB/s of the link (0: no limit), max-downtime in ms.
 LOADS = [
@@ -58,7 +58,7 @@ def downtime(args, program, dirtier, directory, v):
 
 def several(program, net, guest_args, link, most, n):
   """Outcomes of `n` moves of one guest, there and back. One that does not end stays where it is."""
-  guest, outcomes = Dirtier(net[0], *guest_args), []
+  guest, outcomes = Guest(net[0], *guest_args), []
   try:
     for _ in range(n):
       source = guest.host
@@ -75,7 +75,7 @@ def several(program, net, guest_args, link, most, n):
     if guest.ask()["bad"]:
       raise SystemExit("the guest's memory is not right any more")
   finally:
-    guest.close()
+    guest.kill()
   return outcomes
 
 
@@ -131,10 +131,10 @@ def bandwidth(args, program, dirtier, directory, v):
     mib = int(mib_per_s * args.seconds)
     memory_for(2 * mib + 256)
     with hosts.Hosts(2) as net:
-      guest = Dirtier(net[0], dirtier, mib, 0, directory)
+      guest = Guest(net[0], dirtier, mib, 0, directory)
       got, most, mean = metered(program, guest, net[1], ["--bandwidth", mib_per_s])
       _, _, free = metered(program, guest, net[0], [])
-      guest.close()
+      guest.kill()
     rows.append(["%d" % mib_per_s, str(mib), "%.2f" % got.result["total_seconds"], "%.1f" % most,
                  "%.1f" % mean, "%.0f" % free])
     v.check(most <= mib_per_s * (1 + FAR), "%d MiB/s: the highest second has %.1f MiB"
@@ -157,7 +157,7 @@ def main():
   program, v = tool.find_tool(), Verdicts()
   parts = {"downtime": downtime, "bandwidth": bandwidth}
   with tempfile.TemporaryDirectory(prefix="qos.") as directory:
-    dirtier = compile_dirtier(directory)
+    dirtier = compile_guest(directory, "dirtier")
     for what in args.what or parts:
       if what not in parts:
         p.error("no such part: " + what)
