@@ -100,6 +100,8 @@ int kind_dump_end(struct kind_dump *c, struct err *e);
 
 /* What a kind keeps as long as `c` lives: NULL at first; `release` is called at the end. */
 void **kind_dump_slot(struct kind_dump *c, const struct kind *k, void (*release)(void *));
+/* Instead of that, a list of things that own nothing: its VEC, empty at first. */
+void *kind_dump_list(struct kind_dump *c, const struct kind *k);
 
 /* What is not a descriptor but needs a path: exe, cwd, root, mapped files. `local`: an fd for
  * the file (O_PATH will do), path as the guest sees it. Puts a REG entry; *id is its id. */

@@ -21,6 +21,23 @@ void **kind_dump_slot(struct kind_dump *c, const struct kind *k, void (*release)
 	return slot_of(&c->kept, k, release);
 }
 
+typedef VEC(uint8_t) any_vec;
+
+static void free_list(void *p)
+{
+	any_vec *v = p;
+
+	vec_free(v);
+	free(v);
+}
+
+void *kind_dump_list(struct kind_dump *c, const struct kind *k)
+{
+	void **slot = kind_dump_slot(c, k, free_list);
+
+	return *slot ?: (*slot = xcalloc(1, sizeof(any_vec)));
+}
+
 void **kind_restore_slot(struct kind_restore *c, const struct kind *k, void (*release)(void *))
 {
 	return slot_of(&c->kept, k, release);

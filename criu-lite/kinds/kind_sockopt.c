@@ -107,37 +107,26 @@ struct usual {
 	bool has[N_OF(others)];
 	int value[N_OF(others)];
 };
-struct usual_all {
-	VEC(struct usual) u;
-};
+typedef VEC(struct usual) usual_vec;
 static const struct kind whose = { .name = "socket options" };
-
-static void free_usual(void *p)
-{
-	struct usual_all *all = p;
-
-	vec_free(&all->u);
-	free(all);
-}
 
 static const struct usual *usual_of(struct kind_dump *c, int fd)
 {
-	void **slot = kind_dump_slot(c, &whose, free_usual);
-	struct usual_all *all = *slot ?: (*slot = xcalloc(1, sizeof(*all)));
+	usual_vec *all = kind_dump_list(c, &whose);
 	int domain, type, proto;
 
 	if (kind_sockopt_get(fd, SOL_SOCKET, SO_DOMAIN, &domain) ||
 	    kind_sockopt_get(fd, SOL_SOCKET, SO_TYPE, &type) ||
 	    kind_sockopt_get(fd, SOL_SOCKET, SO_PROTOCOL, &proto))
 		return NULL;
-	vec_each(&all->u, u)
+	vec_each(all, u)
 		if (u->domain == domain && u->type == type && u->proto == proto)
 			return u;
 
 	_cleanup_close_ int fresh = socket(domain, type | SOCK_CLOEXEC, proto);
 	if (fresh < 0)
 		return NULL;
-	struct usual *u = vec_new(&all->u);
+	struct usual *u = vec_new(all);
 	u->domain = domain;
 	u->type = type;
 	u->proto = proto;

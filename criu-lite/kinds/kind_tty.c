@@ -31,25 +31,11 @@ struct seen {
 	int fd;
 	char name[64];
 };
-struct seen_all {
-	VEC(struct seen) s;
-};
+typedef VEC(struct seen) seen_vec;
 
-static void free_seen(void *p)
+static seen_vec *seen_of(struct kind_dump *c)
 {
-	struct seen_all *all = p;
-
-	vec_free(&all->s);
-	free(all);
-}
-
-static struct seen_all *seen_of(struct kind_dump *c)
-{
-	void **slot = kind_dump_slot(c, &kind_tty, free_seen);
-
-	if (!*slot)
-		*slot = xcalloc(1, sizeof(struct seen_all));
-	return *slot;
+	return kind_dump_list(c, &kind_tty);
 }
 
 /* /dev/tty is not a terminal but a way to the one that the opener has: a node without state. */
@@ -94,13 +80,13 @@ static int tty_check(struct kind_dump *c, const struct fd_view *v, struct err *e
 		s.dev = 0;
 	if (!s.master && !tty_is_slave(v->st.st_rdev))
 		s.index = UINT32_MAX;
-	vec_push(&seen_of(c)->s, s);
+	vec_push(seen_of(c), s);
 	return 0;
 }
 
-static bool has_master(const struct seen_all *all, const struct seen *slave)
+static bool has_master(const seen_vec *all, const struct seen *slave)
 {
-	vec_each(&all->s, s)
+	vec_each(all, s)
 		if (s->master && s->index == slave->index && (!s->dev || s->dev == slave->dev))
 			return true;
 	return false;
@@ -108,10 +94,10 @@ static bool has_master(const struct seen_all *all, const struct seen *slave)
 
 static int tty_end(struct kind_dump *c, struct err *e)
 {
-	struct seen_all *all = seen_of(c);
+	seen_vec *all = seen_of(c);
 	int ret = 0;
 
-	vec_each(&all->s, s) {
+	vec_each(all, s) {
 		if (ret || s->master || kind_dump_opts(c)->shell_job || has_master(all, s))
 			continue;
 		err_say(e, ENOTSUP, "pid %d: fd %d: terminal %s belongs to a session outside",
@@ -120,7 +106,7 @@ static int tty_end(struct kind_dump *c, struct err *e)
 				 "restoring criu-lite, or start the program without a terminal "
 				 "(setsid, input and output from and to files)");
 	}
-	all->s.n = 0;
+	all->n = 0;
 	return ret;
 }
 

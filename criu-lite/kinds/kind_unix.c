@@ -36,25 +36,11 @@ struct seen {
 	pid_t pid;
 	int fd;
 };
-struct seen_all {
-	VEC(struct seen) s;
-};
+typedef VEC(struct seen) seen_vec;
 
-static void free_seen(void *p)
+static seen_vec *seen_of(struct kind_dump *c)
 {
-	struct seen_all *all = p;
-
-	vec_free(&all->s);
-	free(all);
-}
-
-static struct seen_all *seen_of(struct kind_dump *c)
-{
-	void **slot = kind_dump_slot(c, &kind_unix, free_seen);
-
-	if (!*slot)
-		*slot = xcalloc(1, sizeof(struct seen_all));
-	return *slot;
+	return kind_dump_list(c, &kind_unix);
 }
 
 static int by_ino(const void *a, const void *b)
@@ -124,20 +110,20 @@ static int external(struct kind_dump *c, const struct seen *s, struct err *e)
 
 static int unix_end(struct kind_dump *c, struct err *e)
 {
-	struct seen_all *all = seen_of(c);
+	seen_vec *all = seen_of(c);
 	int ret = 0;
 
-	if (!all->s.n)
+	if (!all->n)
 		return 0;
-	qsort(all->s.at, all->s.n, sizeof(*all->s.at), by_ino);
-	vec_each(&all->s, s) {
+	qsort(all->at, all->n, sizeof(*all->at), by_ino);
+	vec_each(all, s) {
 		struct seen peer = { .ino = s->peer };
 
 		if (s->peer && !ret && !kind_flight_expected(c) &&
-		    !bsearch(&peer, all->s.at, all->s.n, sizeof(peer), by_ino))
+		    !bsearch(&peer, all->at, all->n, sizeof(peer), by_ino))
 			ret = external(c, s, e);
 	}
-	all->s.n = 0;
+	all->n = 0;
 	return ret;
 }
 
@@ -176,11 +162,11 @@ static int find_listener(const struct fd_view *v, struct unix_diag *d, struct er
 static int inspect(struct kind_dump *c, const struct fd_view *v, struct unix_diag *d,
 		   struct err *e)
 {
-	struct seen_all *all = seen_of(c);
+	seen_vec *all = seen_of(c);
 
 	if (unix_diag_get((uint32_t)v->st.st_ino, d, e) < 0 || find_listener(v, d, e) < 0)
 		return -e->code;
-	vec_push(&all->s, (struct seen){ (uint32_t)v->st.st_ino, d->peer, d->type, v->pid, v->fd });
+	vec_push(all, (struct seen){ (uint32_t)v->st.st_ino, d->peer, d->type, v->pid, v->fd });
 	if (d->state != TCP_LISTEN && d->queued)
 		kind_flight_expect(c);
 	return kind_sockopt_check(v->local, e);
