@@ -2,6 +2,7 @@
 #include "remote_arch.h"
 
 #include <elf.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/ucontext.h>
 
@@ -63,14 +64,47 @@ bool arch_rewind_syscall(struct user_regs_struct *r, int64_t nr)
 	return false;
 }
 
+/* ---- registers as others keep them ---- */
+
+#define REG(name) offsetof(struct user_regs_struct, name)
+#define N_OF(a)   (sizeof(a) / sizeof((a)[0]))
+
+/* As in struct sigcontext. */
+static const size_t in_frame[] = {
+	REG(r8), REG(r9), REG(r10), REG(r11), REG(r12), REG(r13), REG(r14), REG(r15), REG(rdi),
+	REG(rsi), REG(rbp), REG(rbx), REG(rdx), REG(rax), REG(rcx), REG(rsp), REG(rip),
+	REG(eflags),
+};
+/* As in stub.S. */
+static const size_t in_trampoline[] = {
+	REG(eflags), REG(r15), REG(r14), REG(r13), REG(r12), REG(rbp), REG(rbx), REG(r11),
+	REG(r10), REG(r9), REG(r8), REG(rax), REG(rcx), REG(rdx), REG(rsi), REG(rdi), REG(rsp),
+	REG(rip),
+};
+
+static void read_regs(const struct user_regs_struct *r, const size_t *which, size_t n,
+		      uint64_t *out)
+{
+	for (size_t i = 0; i < n; i++)
+		memcpy(&out[i], (const uint8_t *)r + which[i], 8);
+}
+
+/* In no system call. */
+static void write_regs(struct user_regs_struct *r, const size_t *which, size_t n,
+		       const uint64_t *in)
+{
+	for (size_t i = 0; i < n; i++)
+		memcpy((uint8_t *)r + which[i], &in[i], 8);
+	r->orig_rax = (unsigned long long)-1;
+}
+
 /* The kernel's rt_sigframe: return address, ucontext, siginfo; FP state behind it. */
 struct frame {
 	uint64_t pretcode;
 	struct {
 		uint64_t flags, link;
 		stack_t stack;
-		uint64_t r8, r9, r10, r11, r12, r13, r14, r15, di, si, bp, bx, dx, ax, cx, sp, ip,
-			eflags;
+		uint64_t regs[N_OF(in_frame)];
 		uint16_t cs, gs, fs, ss;
 		uint64_t err, trapno, oldmask, cr2, fpstate, reserved[8];
 		uint64_t sigmask;
@@ -119,15 +153,12 @@ size_t arch_signal_frame(const struct rthread *t, gaddr at, uint8_t *out, size_t
 		.uc = {
 			.flags = UC_FP_XSTATE_ | UC_SIGCONTEXT_SS_ | UC_STRICT_RESTORE_SS_,
 			.stack = { .ss_flags = SS_DISABLE },
-			.r8 = r.r8, .r9 = r.r9, .r10 = r.r10, .r11 = r.r11, .r12 = r.r12,
-			.r13 = r.r13, .r14 = r.r14, .r15 = r.r15, .di = r.rdi, .si = r.rsi,
-			.bp = r.rbp, .bx = r.rbx, .dx = r.rdx, .ax = r.rax, .cx = r.rcx,
-			.sp = r.rsp, .ip = r.rip, .eflags = r.eflags,
 			.cs = (uint16_t)r.cs, .ss = (uint16_t)r.ss,
 			.fpstate = at + fp,
 			.sigmask = t->sigmask,
 		},
 	};
+	read_regs(&r, in_frame, N_OF(in_frame), f.uc.regs);
 	memset(out, 0, len);
 	memcpy(out, &f, sizeof(f));
 	put_fpstate(t, out + fp);
@@ -141,25 +172,7 @@ void arch_from_frame(const uint8_t frame[ARCH_FRAME_MIN], struct user_regs_struc
 
 	_Static_assert(sizeof(f) <= ARCH_FRAME_MIN, "the frame fits");
 	memcpy(&f, frame, sizeof(f));
-	r->r8 = f.uc.r8;
-	r->r9 = f.uc.r9;
-	r->r10 = f.uc.r10;
-	r->r11 = f.uc.r11;
-	r->r12 = f.uc.r12;
-	r->r13 = f.uc.r13;
-	r->r14 = f.uc.r14;
-	r->r15 = f.uc.r15;
-	r->rdi = f.uc.di;
-	r->rsi = f.uc.si;
-	r->rbp = f.uc.bp;
-	r->rbx = f.uc.bx;
-	r->rdx = f.uc.dx;
-	r->rax = f.uc.ax;
-	r->rcx = f.uc.cx;
-	r->rsp = f.uc.sp;
-	r->rip = f.uc.ip;
-	r->eflags = f.uc.eflags;
-	r->orig_rax = (unsigned long long)-1;
+	write_regs(r, in_frame, N_OF(in_frame), f.uc.regs);
 	*sigmask = f.uc.sigmask;
 }
 
@@ -176,47 +189,31 @@ long arch_find_syscall(const uint8_t *p, size_t n)
 	return -1;
 }
 
+struct tramp_data {
+	uint64_t sigmask, regs[N_OF(in_trampoline)];
+};
+_Static_assert(sizeof(struct tramp_data) == 152, "as in stub.S");
+
 size_t arch_trampoline(const struct rthread *t, uint8_t out[ARCH_TRAMP_MAX])
 {
 	size_t len = (size_t)(remote_tramp_end - remote_tramp_code);
 	struct user_regs_struct r = t->regs;
+	struct tramp_data data = { .sigmask = t->sigmask };
 
 	arch_rewind_syscall(&r, t->syscall_nr);
-	const uint64_t data[] = {
-		t->sigmask, r.eflags, r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10,
-		r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rip,
-	};
-	_Static_assert(sizeof(data) == 152, "as in stub.S");
+	read_regs(&r, in_trampoline, N_OF(in_trampoline), data.regs);
 	memcpy(out, remote_tramp_code, len);
-	memcpy(out + (remote_tramp_data - remote_tramp_code), data, sizeof(data));
+	memcpy(out + (remote_tramp_data - remote_tramp_code), &data, sizeof(data));
 	return len;
 }
 
 void arch_from_trampoline(const uint8_t *code, struct user_regs_struct *r, uint64_t *sigmask)
 {
-	uint64_t d[19];
+	struct tramp_data data;
 
-	memcpy(d, code + (remote_tramp_data - remote_tramp_code), sizeof(d));
-	*sigmask = d[0];
-	r->eflags = d[1];
-	r->r15 = d[2];
-	r->r14 = d[3];
-	r->r13 = d[4];
-	r->r12 = d[5];
-	r->rbp = d[6];
-	r->rbx = d[7];
-	r->r11 = d[8];
-	r->r10 = d[9];
-	r->r9 = d[10];
-	r->r8 = d[11];
-	r->rax = d[12];
-	r->rcx = d[13];
-	r->rdx = d[14];
-	r->rsi = d[15];
-	r->rdi = d[16];
-	r->rsp = d[17];
-	r->rip = d[18];
-	r->orig_rax = (unsigned long long)-1;
+	memcpy(&data, code + (remote_tramp_data - remote_tramp_code), sizeof(data));
+	write_regs(r, in_trampoline, N_OF(in_trampoline), data.regs);
+	*sigmask = data.sigmask;
 }
 
 size_t arch_image_size(const uint8_t *p, size_t n)
