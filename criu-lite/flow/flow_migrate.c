@@ -288,6 +288,7 @@ static void end(struct migration *m)
 	buf_free(&m->last_state);
 	flow_report_free(&m->report);
 	live_end(&m->watch.live);
+	watch_flush(&m->watch);
 }
 
 /* ---- rounds ---- */

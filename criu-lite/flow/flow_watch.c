@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -37,12 +39,24 @@ static double elapsed_s(const struct flow_watch *w)
 /* A line of JSON to where it is wanted. `out` is locked. */
 static void tell(struct flow_watch *w, const struct buf *line, bool keep)
 {
-	if (is_json(w)) {
-		fwrite(line->at, 1, line->n, stdout);
-		fflush(stdout);
-	}
+	if (is_json(w))
+		outlet_put(&w->to_stdout, line->at, line->n);
 	if (keep && w->o->report_file)
 		buf_put(&w->story, line->at, line->n);
+}
+
+static void say(struct flow_watch *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void say(struct flow_watch *w, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	int n = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (n > 0)
+		outlet_put(&w->to_stderr, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
 }
 
 static void draw_bar(char *out, size_t width, double part)
@@ -82,18 +96,20 @@ static void draw(struct flow_watch *w, const struct flow_sample *s)
 	struct winsize size = { .ws_col = 80 };
 	double total = s->total_bytes ? (double)s->total_bytes : 1;
 
+	if (w->to_stderr.held.n)
+		return; /* the terminal is held up: the next line will do */
 	describe(text, sizeof(text), s);
 	draw_bar(bar, 20, 1 - (double)s->remaining_bytes / total);
 	ioctl(STDERR_FILENO, TIOCGWINSZ, &size);
 	int room = size.ws_col > 24 ? size.ws_col - 24 : 1;
-	fprintf(stderr, "\r[%s] %.*s\033[K", bar, room, text);
+	say(w, "\r[%s] %.*s\033[K", bar, room, text);
 	w->drawn = true;
 }
 
 static void undraw(struct flow_watch *w)
 {
 	if (w->drawn)
-		fputs("\r\033[K", stderr);
+		say(w, "\r\033[K");
 	w->drawn = false;
 }
 
@@ -113,7 +129,7 @@ static void show(struct flow_watch *w, const struct flow_sample *s)
 		draw(w, s);
 	} else if (!w->o->quiet && !is_json(w) && now - w->last_line_ns > PLAIN_EVERY_NS) {
 		describe(text, sizeof(text), s);
-		fprintf(stderr, "%s\n", text);
+		say(w, "%s\n", text);
 		w->last_line_ns = now;
 	}
 	pthread_mutex_unlock(&w->out);
@@ -128,8 +144,8 @@ void watch_round(struct flow_watch *w, uint32_t number, uint64_t dirty, uint64_t
 	tell(w, &line, true);
 	undraw(w);
 	if (!w->o->quiet && !is_json(w))
-		fprintf(stderr, "round %u: %.1f MiB dirty, %.1f MiB sent, %.0f ms\n", number,
-			(double)dirty / MIB, (double)wire / MIB, s * 1e3);
+		say(w, "round %u: %.1f MiB dirty, %.1f MiB sent, %.0f ms\n", number, (double)dirty / MIB,
+		    (double)wire / MIB, s * 1e3);
 	pthread_mutex_unlock(&w->out);
 }
 
@@ -212,6 +228,8 @@ int watch_begin(struct flow_watch *w, const struct flow_opts *o, struct err *e)
 	int ret = catch_signals(w, e);
 
 	w->o = o;
+	w->to_stdout.fd = STDOUT_FILENO;
+	w->to_stderr.fd = STDERR_FILENO;
 	w->begun_ns = w->last_line_ns = io_now_ns();
 	w->terminal = isatty(STDERR_FILENO) && !o->quiet && !o->progress;
 	pthread_mutex_init(&w->out, NULL);
@@ -236,6 +254,12 @@ void watch_end(struct flow_watch *w)
 	ctl_end(w->ctl);
 	w->ctl = NULL;
 	undraw(w);
+}
+
+void watch_flush(struct flow_watch *w)
+{
+	outlet_end(&w->to_stdout);
+	outlet_end(&w->to_stderr);
 }
 
 int watch_result(struct flow_watch *w, const struct flow_report *r, const char *status,

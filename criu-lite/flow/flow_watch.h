@@ -8,6 +8,7 @@
 #include "flow.h"
 #include "flow_ctl.h"
 #include "flow_live.h"
+#include "outlet.h"
 #include "flow_samples.h"
 
 struct flow_watch {
@@ -30,6 +31,7 @@ struct flow_watch {
 	bool timed_out, interrupted; /* why live.abort is set, if not by ctl */
 	struct buf story;            /* JSON lines, for --report */
 	pthread_mutex_t out;         /* for what is printed, and the story */
+	struct outlet to_stdout, to_stderr;
 };
 
 /* From here on ^C and SIGTERM are wishes, and ^Z does nothing. w->live's id, guest, target, pid, qos
@@ -42,3 +44,5 @@ int watch_result(struct flow_watch *w, const struct flow_report *r, const char *
 		 const struct samples_more *more, const struct err *why, struct err *e);
 /* No more samples; a line on the terminal is finished. Called by watch_result(), too. */
 void watch_end(struct flow_watch *w);
+/* When nothing waits for us any more: what could not be printed yet. */
+void watch_flush(struct flow_watch *w);

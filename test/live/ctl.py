@@ -287,10 +287,35 @@ def killed(b):
   check(receiver.poll() is None, "the receiver ended: %s", b.receive_log())
 
 
+def nobody_reads(b):
+  """What it prints is not read, as after ^S or with a pager: it moves all the same."""
+  b.receiver("--once")
+  guest = Guest(b, b.a, *Migration.PROGRAM)
+  ours, its = os.pipe()
+  os.set_blocking(its, False)
+  full = 0
+  try:
+    while True:
+      full += os.write(its, b"x" * 4096)
+  except BlockingIOError:
+    os.set_blocking(its, True)
+  proc = b.a.popen([b.tool, "migrate", "-t", guest.pid, "--progress", "json", b.target],
+                   stdout=its, stderr=its)
+  os.close(its)
+  try:
+    hosts.wait_for(lambda: guest.state_of(b.a) is None, 60)
+  except TimeoutError:
+    raise Failed("it waits for its reader")
+  with os.fdopen(ours) as f:
+    lines = f.read()[full:].splitlines()
+  check(proc.wait(10) == 0 and "result" in lines[-1], "the last it said: %s", lines[-1:])
+  guest.end("after the migration", b.b)
+
+
 def tests(opts):
   return [("ctl: " + f.__name__.replace("_", " "), f) for f in
           (seen_and_steered, aborted, forced, forced_between_rounds, refused, wrong_policies,
-           rude_clients, killed)]
+           rude_clients, killed, nobody_reads)]
 
 
 if __name__ == "__main__":
