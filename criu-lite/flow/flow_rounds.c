@@ -42,20 +42,23 @@ static struct guest_pages *pages_of(guest_pages_vec *v, const struct pages_space
 }
 
 /* What is void remains so; of what is dirty, that which the new scan did not find again stays in
- * m->carry. Spaces that are gone go. */
+ * m->carry, unless it found it void: what is there later would come and go unseen. Spaces that are
+ * gone go. */
 static void join_carry(struct migration *m, guest_pages_vec *now)
 {
 	size_t keep = 0;
 
 	for (size_t i = 0; i < m->carry.n; i++) {
 		struct guest_pages c = m->carry.at[i], *p = pages_of(now, &c.space);
-		prange_vec rest = { 0 };
+		prange_vec same = { 0 }, rest = { 0 };
 
 		if (p) {
+			prange_minus(&c.scan.dirty, &p->scan.dirty, &same);
+			prange_minus(&same, &p->scan.reset, &rest);
 			prange_merge(&p->scan.reset, &c.scan.reset);
-			prange_minus(&c.scan.dirty, &p->scan.dirty, &rest);
 			c.space = p->space;
 		}
+		vec_free(&same);
 		scan_free(&c.scan);
 		c.scan.dirty = rest;
 		if (p)
