@@ -11,6 +11,13 @@ struct quirk {
 	enum { QUIRK_SKIP, QUIRK_FULL } what; /* cannot be written: nothing to do; else: all of it */
 };
 
+/* A mapping of the list of the last look at the running guest. */
+struct seen {
+	uint64_t start, end, offset, ino;
+	uint32_t major, minor, flags;
+	bool shared;
+};
+
 struct device {
 	uint32_t major, minor;
 	long fs_type;
@@ -22,6 +29,7 @@ struct tracker {
 	bool scanned;             /* the first look is done */
 	prange_vec known;         /* see tracker_known() */
 	VEC(struct device) device;
+	VEC(struct seen) seen;
 
 	int uffd;                 /* uffd-wp, else -1 */
 	bool guards;              /* uffd-wp: the kernel tells guard pages */
@@ -43,7 +51,14 @@ struct look {
 	bool frozen;
 	struct scan *out;
 	prange_vec known;         /* becomes t->known */
+	prange_vec remade;        /* not what it was in the list of the last look */
 };
+
+/* Against the list that was remembered: what is another mapping now, and with soft-dirty what was
+ * none. Nothing, if there is no such list. */
+void tracker_remade(const struct tracker *t, const struct proc_vma *vmas, size_t n,
+		    prange_vec *out);
+void tracker_remember(struct tracker *t, const struct proc_vma *vmas, size_t n);
 
 /* Kernel's own mappings (vdso...), and shared mappings of files that live elsewhere. */
 bool tracker_leaves_out(struct tracker *t, const struct proc_vma *vma);

@@ -87,6 +87,7 @@ void tracker_free(struct tracker *t)
 		close(t->uffd); /* the kernel lifts all protection */
 	vec_free(&t->known);
 	vec_free(&t->device);
+	vec_free(&t->seen);
 	vec_free(&t->quirk);
 	vec_free(&t->fresh);
 	free(t);
@@ -197,7 +198,9 @@ int tracker_scan(struct tracker *t, const struct proc_vma *vmas, size_t n, bool 
 	if (pm < 0)
 		return err_set(e, -pm, "/proc/%d/pagemap", t->pid);
 	l.pm = pm;
+	tracker_remade(t, vmas, n, &l.remade);
 	int ret = t->kind == TRACKER_UFFD_WP ? uffd_scan(&l, vmas, n, e) : soft_scan(&l, vmas, n, e);
+	vec_free(&l.remade);
 	if (ret < 0) {
 		vec_free(&l.known);
 		scan_free(out);
@@ -206,6 +209,9 @@ int tracker_scan(struct tracker *t, const struct proc_vma *vmas, size_t n, bool 
 	vec_free(&t->known);
 	memcpy(&t->known, &l.known, sizeof(l.known));
 	t->scanned = true;
+	/* It is the lists of looks at the running guest that the other side follows. */
+	if (!frozen)
+		tracker_remember(t, vmas, n);
 	return 0;
 }
 

@@ -160,33 +160,59 @@ static void only_data(pid_t pid, const struct proc_vma *vma, const prange_vec *w
 	vec_free(&data);
 }
 
+/* What the other side holds of a private mapping that it need not make anew; the rest is void. */
+static void still_known(const struct look *l, const struct proc_vma *vma, const prange_vec *remade,
+			prange_vec *known, prange_vec *reset)
+{
+	prange_vec all = { 0 };
+
+	prange_clip(&l->t->known, vma->start, vma->end, &all);
+	prange_minus(&all, remade, known);
+	prange_and(&all, remade, reset);
+	vec_free(&all);
+}
+
+static void look_private(struct look *l, const struct proc_vma *vma, const struct soft_pages *now,
+			 const prange_vec *remade)
+{
+	prange_vec known = { 0 }, reset = { 0 }, gone = { 0 };
+	prange_vec whole = { 0 };
+
+	/* pages of hugetlbfs: as if they were new each time */
+	prange_add(&whole, vma->start, vma->end);
+	still_known(l, vma, tracker_huge(l->t, vma) ? &whole : remade, &known, &reset);
+	soft_settle(&known, now, &gone, &l->out->dirty);
+	prange_merge(&reset, &gone);
+	prange_or(l->t->scanned ? &reset : &whole, &(prange_vec){ 0 }, &l->out->reset);
+	prange_or(&now->content, &(prange_vec){ 0 }, &l->known);
+	if (l->frozen)
+		prange_or(&now->guard, &(prange_vec){ 0 }, &l->out->guard);
+	vec_free(&known);
+	vec_free(&reset);
+	vec_free(&gone);
+	vec_free(&whole);
+}
+
 static int look_at(struct look *l, const struct proc_vma *vma)
 {
 	struct soft_pages now = { 0 };
-	prange_vec known = { 0 };
-	const prange_vec none = { 0 };
-	bool huge = tracker_huge(l->t, vma);
+	prange_vec remade = { 0 };
 	int ret = soft_read(l->pm, vma, l->t->zero_frame, &now);
 
+	prange_clip(&l->remade, vma->start, vma->end, &remade);
 	if (ret == 0 && vma->shared) {
-		if (!l->t->scanned || huge) { /* bits from before mean nothing */
+		if (!l->t->scanned || tracker_huge(l->t, vma)) { /* bits from before mean nothing */
 			now.unsure.n = 0;
 			prange_add(&now.unsure, vma->start, vma->end);
 		}
+		/* what bits it had before it was in the list was not seen, but is cleared */
+		prange_merge(&now.dirty, &remade);
 		only_data(l->t->pid, vma, &now.dirty, &l->out->dirty);
 		only_data(l->t->pid, vma, &now.unsure, &l->out->unsure);
 	} else if (ret == 0) {
-		prange_clip(&l->t->known, vma->start, vma->end, &known);
-		if (!l->t->scanned)
-			prange_add(&l->out->reset, vma->start, vma->end);
-		if (huge)
-			prange_or(&known, &(prange_vec){ 0 }, &l->out->reset);
-		soft_settle(huge ? &none : &known, &now, &l->out->reset, &l->out->dirty);
-		prange_or(&now.content, &(prange_vec){ 0 }, &l->known);
-		if (l->frozen)
-			prange_or(&now.guard, &(prange_vec){ 0 }, &l->out->guard);
+		look_private(l, vma, &now, &remade);
 	}
-	vec_free(&known);
+	vec_free(&remade);
 	soft_pages_free(&now);
 	return ret;
 }

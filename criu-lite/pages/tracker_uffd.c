@@ -385,10 +385,15 @@ static int look_first(struct look *l, const struct proc_vma *vma)
 {
 	if (!vma->shared)
 		return look_fresh(l, vma, !l->frozen);
-	prange_vec written_now = { 0 };
+	prange_vec written_now = { 0 }, remade = { 0 };
 	int ret = tracker_written(l->pm, 0, vma->start, vma->end, &written_now);
-	if (ret == 0)
+	prange_clip(&l->remade, vma->start, vma->end, &remade);
+	/* marks of a time when it was taken for another mapping mean nothing */
+	if (ret == 0 && remade.n)
+		prange_add(&l->out->dirty, vma->start, vma->end);
+	else if (ret == 0)
 		ret = look_shared(l, vma, &written_now);
+	vec_free(&remade);
 	vec_free(&written_now);
 	return ret;
 }
@@ -476,6 +481,7 @@ int uffd_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err 
 	int ret = 0;
 
 	forget_quirks(t, vmas, n);
+	prange_merge(&t->fresh, &l->remade);
 	for (size_t i = 0; i < n && ret == 0;) {
 		struct quirk *q = find_quirk(t, &vmas[i]);
 		size_t end = i + 1;

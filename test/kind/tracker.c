@@ -236,6 +236,43 @@ static void test_remade(void **state)
 	expect_same_after_look(v, true);
 }
 
+/* A look of the running guest goes by a list that is older than the mappings it meets. */
+static void look_by_old_list(struct victim *v)
+{
+	struct proc_maps now = maps_of(v->pid);
+	struct err e = ERR_INIT;
+
+	scan_free(&v->scan);
+	if (tracker_cover(v->t, now.vma.at, now.vma.n, &e) < 0 ||
+	    tracker_scan(v->t, v->maps.vma.at, v->maps.vma.n, false, &v->scan, &e) < 0)
+		fail_msg("%s", e.text);
+	proc_maps_free(&now);
+}
+
+static void test_old_list(void **state)
+{
+	_cleanup_victim_ struct victim *v = victim_new();
+	uint64_t a = vmap(v, 32 * P, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int m = (int)vsys(v, __NR_memfd_create, v->scratch, 0);
+	const int rw = PROT_READ | PROT_WRITE;
+
+	vsys(v, __NR_ftruncate, m, 8 * P);
+	vpoke(v, a, 1, 32 * P);
+	look(v, false);
+	vsys(v, __NR_mmap, a, 4 * P, rw, MAP_PRIVATE | MAP_FIXED, v->file_fd, 0);
+	vsys(v, __NR_mmap, a + 8 * P, 4 * P, rw, MAP_SHARED | MAP_FIXED, m, 0);
+	vpoke(v, a + P, 2, 1);
+	vpoke(v, a + 9 * P, 2, 1);
+	look_by_old_list(v);
+	look(v, false);                       /* only now the other side makes these mappings */
+	expect_reset(v, a + P, true);
+	expect_dirty(v, a + P, true);
+	expect_dirty(v, a + 9 * P, true);
+	expect_dirty(v, a + 20 * P, false);
+	look(v, true);
+	expect_dirty(v, a + P, false);
+}
+
 static void test_moved(void **state)
 {
 	_cleanup_victim_ struct victim *v = victim_new();
@@ -533,7 +570,8 @@ int main(void)
 		cmocka_unit_test(test_huge), cmocka_unit_test(test_dontneed),
 		cmocka_unit_test(test_private_file), cmocka_unit_test(test_madv_free),
 		cmocka_unit_test(test_guard), cmocka_unit_test(test_growth),
-		cmocka_unit_test(test_remade), cmocka_unit_test(test_moved),
+		cmocka_unit_test(test_remade), cmocka_unit_test(test_old_list),
+		cmocka_unit_test(test_moved),
 		cmocka_unit_test(test_protection), cmocka_unit_test(test_fork),
 		cmocka_unit_test(test_exec), cmocka_unit_test(test_shared),
 		cmocka_unit_test(test_shared_left_out), cmocka_unit_test(test_droppable),
