@@ -90,6 +90,15 @@ static void sweep(pid_t root)
 	task_tree_free(&t);
 }
 
+static void take_out(pid_t root, const struct guard_board *board)
+{
+	let_go(board);
+	if (board->over)
+		end_all(board);
+	else
+		sweep(root);
+}
+
 static void watch(int line, pid_t root, const struct guard_board *board)
 {
 	char byte;
@@ -104,23 +113,19 @@ static void watch(int line, pid_t root, const struct guard_board *board)
 	if (open("/dev/null", O_RDWR) == STDOUT_FILENO)
 		dup2(STDOUT_FILENO, STDERR_FILENO);
 	if (read(0, &byte, 1) == 0) {
-		let_go(board);
-		if (board->over)
-			end_all(board);
-		else
-			sweep(root);
+		if (board)
+			take_out(root, board);
 		/* when its sockets are as they were, and our owner is no more */
 		flow_net_sweep();
 	}
 	_exit(0);
 }
 
-int flow_guard_begin(struct flow_guard *g, pid_t root, struct err *e)
+static int begin(struct flow_guard *g, pid_t root, struct err *e)
 {
 	int line[2];
 
-	g->board = mmap(NULL, sizeof(*g->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (g->board == MAP_FAILED || pipe2(line, O_CLOEXEC) < 0)
+	if (pipe2(line, O_CLOEXEC) < 0)
 		return err_set(e, errno, "guard");
 	g->pid = fork();
 	if (g->pid == 0) {
@@ -135,6 +140,16 @@ int flow_guard_begin(struct flow_guard *g, pid_t root, struct err *e)
 	g->line = -1;
 	return err_set(e, errno, "fork");
 }
+
+int flow_guard_begin(struct flow_guard *g, pid_t root, struct err *e)
+{
+	g->board = mmap(NULL, sizeof(*g->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (g->board == MAP_FAILED)
+		return err_set(e, errno, "guard");
+	return begin(g, root, e);
+}
+
+int flow_guard_target(struct flow_guard *g, struct err *e) { return begin(g, 0, e); }
 
 void flow_guard_over(struct flow_guard *g, const struct tree *t)
 {
@@ -181,5 +196,6 @@ void flow_guard_end(struct flow_guard *g)
 	while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR)
 		;
 	g->pid = 0;
-	munmap(g->board, sizeof(*g->board));
+	if (g->board)
+		munmap(g->board, sizeof(*g->board));
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "flow.h"
+#include "flow_guard.h"
 #include "flow_host.h"
 #include "flow_landing.h"
 #include "flow_links.h"
@@ -26,6 +27,7 @@ struct arrival {
 	struct wire_peer peer;       /* control */
 	struct landing landing;
 	struct links links;
+	struct flow_guard guard;     /* if we touch the network */
 	VEC(char *) maps;            /* of addresses, the source's and our own */
 	struct pages_receiver *pages;
 	bool running;
@@ -322,6 +324,8 @@ static int serve(struct arrival *a, struct err *e)
 {
 	int ret = preflight(a, e);
 
+	if (ret == 0 && a->links.net)
+		ret = flow_guard_target(&a->guard, e);
 	if (ret == 0)
 		ret = rounds(a, e);
 	if (ret == 0)
@@ -334,6 +338,7 @@ static int serve(struct arrival *a, struct err *e)
 		links_end(&a->links);
 	else if (a->links.o)
 		links_give_up(&a->links, a->pid);
+	flow_guard_end(&a->guard);
 	close(a->peer.fd);
 	vec_each(&a->maps, m)
 		free(*m);

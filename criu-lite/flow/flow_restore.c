@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "flow.h"
+#include "flow_guard.h"
 #include "flow_host.h"
 #include "flow_landing.h"
 #include "flow_links.h"
@@ -122,8 +123,8 @@ static int build(struct landing *l, struct links *links, struct img_set *set, in
 	return links_script(links, "post-restore", landing_pid(l), e);
 }
 
-static int restore_all(struct landing *l, struct links *links, struct img_set **set, int dir,
-		       struct err *e)
+static int restore_all(struct landing *l, struct links *links, struct flow_guard *guard,
+		       struct img_set **set, int dir, struct err *e)
 {
 	const struct flow_opts *o = l->o;
 	char id[24];
@@ -133,6 +134,7 @@ static int restore_all(struct landing *l, struct links *links, struct img_set **
 	snprintf(id, sizeof(id), "restore-%d", getpid());
 	if ((ret = check_job(*set, o, e)) < 0 ||
 	    (ret = links_target(links, o, o->kinds.tcp_established, id, NULL, NULL, 0, e)) < 0 ||
+	    (links->net && (ret = flow_guard_target(guard, e)) < 0) ||
 	    (ret = build(l, links, steal_ptr(*set), dir, e)) < 0 ||
 	    (ret = write_pidfile(o, root = landing_pid(l), e)) < 0)
 		return ret;
@@ -152,6 +154,7 @@ int flow_restore(const struct flow_opts *o, int *status, struct err *e)
 	struct img_set *set = NULL;
 	struct landing l;
 	struct links links = { 0 };
+	struct flow_guard guard = { 0 };
 	_cleanup_close_ int dir = -1;
 	pid_t pid;
 	int ret = flow_need_root(e);
@@ -163,7 +166,7 @@ int flow_restore(const struct flow_opts *o, int *status, struct err *e)
 	landing_begin(&l, o, &o->kinds, o->restore_sibling ? CLONE_PARENT : 0);
 	ret = load(o->images_dir, &dir, &set, e);
 	if (ret == 0)
-		ret = restore_all(&l, &links, &set, dir, e);
+		ret = restore_all(&l, &links, &guard, &set, dir, e);
 	pid = l.pid;
 	img_set_free(set);
 	landing_end(&l);
@@ -171,6 +174,7 @@ int flow_restore(const struct flow_opts *o, int *status, struct err *e)
 		links_end(&links);
 	else if (links.o)
 		links_give_up(&links, pid);
+	flow_guard_end(&guard);
 	*status = 0;
 	if (ret == 0 && !o->restore_detached && !o->restore_sibling)
 		while (waitpid(pid, status, 0) < 0 && errno == EINTR)
