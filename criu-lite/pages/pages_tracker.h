@@ -34,7 +34,7 @@ void prange_merge(prange_vec *v, const prange_vec *more);
 /* What one scan found. Ascending, not overlapping within a list. */
 struct scan {
 	prange_vec reset;    /* what the other side holds here is void: drop it first (tracking broke,
-	                        mapping new or re-made, page dropped by MADV_DONTNEED ...) */
+	                        mapping gone, new or re-made, page dropped by MADV_DONTNEED ...) */
 	prange_vec dirty;    /* present pages to read and send */
 	prange_vec guard;    /* MADV_GUARD_INSTALL in private mappings; only of frozen scans */
 	prange_vec unsure;   /* soft-dirty only: pages of shared mappings that are not mapped now, so

@@ -186,6 +186,21 @@ int tracker_cover(struct tracker *t, const struct proc_vma *vmas, size_t n, stru
 
 bool tracker_uncovered(const struct tracker *t) { return t->uncovered; }
 
+/* What was known and lies in no private mapping any more is void. When there is one again, what is in
+ * it must not be taken for what the other side had there before. */
+static void add_vanished(const struct look *l, const struct proc_vma *vmas, size_t n)
+{
+	prange_vec private = { 0 }, gone = { 0 };
+
+	for (size_t i = 0; i < n; i++)
+		if (!vmas[i].shared)
+			prange_add(&private, vmas[i].start, vmas[i].end);
+	prange_minus(&l->t->known, &private, &gone);
+	prange_merge(&l->out->reset, &gone);
+	vec_free(&private);
+	vec_free(&gone);
+}
+
 int tracker_scan(struct tracker *t, const struct proc_vma *vmas, size_t n, bool frozen,
 		 struct scan *out, struct err *e)
 {
@@ -206,6 +221,7 @@ int tracker_scan(struct tracker *t, const struct proc_vma *vmas, size_t n, bool 
 		scan_free(out);
 		return err_in(e, "pid %d: %s", t->pid, tracker_name(t->kind));
 	}
+	add_vanished(&l, vmas, n);
 	vec_free(&t->known);
 	memcpy(&t->known, &l.known, sizeof(l.known));
 	t->scanned = true;

@@ -232,6 +232,9 @@ static void test_remade(void **state)
 	look(v, false);
 	expect_reset(v, a + 21 * P, true);
 	expect_same(v);
+	vsys(v, __NR_munmap, a + 28 * P, 4 * P);
+	look(v, false);
+	expect_reset(v, a + 28 * P, true);
 	vsys(v, __NR_mmap, a + 20 * P, 4 * P, PROT_READ, again, -1, 0);
 	expect_same_after_look(v, true);
 }
