@@ -127,6 +127,8 @@ static bool take_detail(struct ptext t, struct proc_vma *v)
 		return take_kb(&t, &v->anonymous);
 	if (ptext_key(&t, "Locked"))
 		return take_kb(&t, &v->locked);
+	if (ptext_key(&t, "ProtectionKey"))
+		return ptext_u64(&t, 10, &v->pkey);
 	if (ptext_key(&t, "VmFlags"))
 		take_vmflags(t, v);
 	return true;

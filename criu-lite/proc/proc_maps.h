@@ -50,6 +50,7 @@ struct proc_vma {
 	bool deleted;
 	uint32_t vmflags;             /* smaps only */
 	uint64_t rss, swap, anonymous, locked;  /* smaps only, bytes */
+	uint64_t pkey;                /* smaps only: of pkey_mprotect(2); 0 is everybody's */
 };
 
 struct proc_maps {

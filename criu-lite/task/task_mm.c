@@ -225,6 +225,11 @@ static int check_vma(const struct proc_vma *v, struct err *e)
 			what = refused_paths[i].what;
 			remedy = refused_paths[i].remedy;
 		}
+	/* the kernel itself has one for what may only be executed */
+	if (v->pkey && v->prot != PROT_EXEC) {
+		what = "a protection key (pkey_mprotect)";
+		remedy = "start the program without memory protection keys";
+	}
 	if (!what)
 		return 0;
 	err_say(e, ENOTSUP, "mapping %lx-%lx (%s): %s", v->start, v->end,

@@ -110,7 +110,7 @@ static void smaps(void **state)
 		"Size:                132 kB\nKernelPageSize:        4 kB\nRss:                  16 kB\n"
 		"Pss_Dirty:            16 kB\nAnonymous:            12 kB\nSwap:                  8 kB\n"
 		"SwapPss:               1 kB\nLocked:                4 kB\nTHPeligible:           0\n"
-		"ProtectionKey:         0\nVmFlags: rd wr mr mw me gd ac zz sd \n"
+		"ProtectionKey:        11\nVmFlags: rd wr mr mw me gd ac zz sd \n"
 		"7ffd097dd000-7ffd097de000 rw-p 00000000 00:00 0\n"
 		"VmFlags: rd wr nh dd uw\n"
 		"7ffd097df000-7ffd097e0000 rw-p 00000000 00:00 0\nVmFlags: rd wr ?? \n"
@@ -121,6 +121,8 @@ static void smaps(void **state)
 	assert_int_equal(PARSE(proc_smaps_parse, text, &m, &e), 0);
 	assert_int_equal(m.vma.n, 4);
 	assert_int_equal(m.vma.at[0].vmflags, PROC_VF_GD | PROC_VF_AC | PROC_VF_MW);
+	assert_int_equal(m.vma.at[0].pkey, 11);
+	assert_int_equal(m.vma.at[1].pkey, 0);
 	assert_int_equal(m.vma.at[0].rss, 16384);
 	assert_int_equal(m.vma.at[0].anonymous, 12288);
 	assert_int_equal(m.vma.at[0].swap, 8192);
