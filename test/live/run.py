@@ -45,6 +45,8 @@ PORT = 9400
 # Virtual machines without KVM take longer.
 SLOW = 4 if os.environ.get("CRIU_LITE_SLOW") else 1
 TOOL_TIMEOUT = 60 * SLOW
+# There, the switch alone may take longer than the default allows for.
+PATIENT = ["--max-downtime", "3000"] if SLOW > 1 else []
 # A victim ends within that time after it was asked to.
 END_TIMEOUT = 30 * SLOW
 
@@ -282,7 +284,7 @@ class Case:
         hosts.wait_listening(target, PORT)
       except TimeoutError:
         raise Failed("receive does not listen: " + open(log).read()[-500:])
-      out = self.run_tool(source, "migrate", "--json", "-t", self.pid, *self.links,
+      out = self.run_tool(source, "migrate", "--json", "-t", self.pid, *self.links, *PATIENT,
                           "tcp://%s:%d" % (target.ip, PORT))
       try:
         if receiver.wait(10):
