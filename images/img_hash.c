@@ -110,7 +110,8 @@ static void *work(void *arg)
 	XXH3_state_t *state = XXH3_createState();
 	size_t block;
 
-	while (!atomic_load(&job->error) && (block = atomic_fetch_add(&job->next, 1)) < job->blocks) {
+	while (!atomic_load(&job->error) &&
+	       (block = atomic_fetch_add(&job->next, 1)) < job->blocks) {
 		int none = 0, ret = hash_block(job, block, piece, state);
 		if (ret < 0)
 			atomic_compare_exchange_strong(&job->error, &none, ret);
@@ -128,7 +129,8 @@ int img_hash_file(int fd, uint64_t size, uint64_t *hash, struct err *e)
 
 	job.hashes = hashes;
 	/* This thread works too; without any other it only takes longer. */
-	while (n + 1 < job.blocks && n < THREADS_MAX && (long)n + 1 < sysconf(_SC_NPROCESSORS_ONLN) &&
+	while (n + 1 < job.blocks && n < THREADS_MAX &&
+	       (long)n + 1 < sysconf(_SC_NPROCESSORS_ONLN) &&
 	       pthread_create(&threads[n], NULL, work, &job) == 0)
 		n++;
 	work(&job);

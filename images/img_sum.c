@@ -130,8 +130,9 @@ static int compare(struct img_sums *s, const char *name, uint64_t size, uint64_t
 			continue;
 		sum->seen = true;
 		if (sum->size != size)
-			return err_say(e, EBADMSG, "has %" PRIu64 " bytes, was written with %" PRIu64,
-				       size, sum->size);
+			return err_say(e, EBADMSG,
+				       "has %" PRIu64 " bytes, was written with %" PRIu64, size,
+				       sum->size);
 		if (sum->hash != hash)
 			return err_say(e, EBADMSG, "damaged: its checksum is not that in "
 				       IMG_SUM_FILE);

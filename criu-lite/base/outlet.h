@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Text for somebody who may not read: a pager, a terminal after ^S. It is written as far as that can be
- * done at once; the rest is held back until the next time, so who writes never waits for who reads.
+ * Text for somebody who may not read: a pager, a terminal after ^S. It is written as far as that
+ * can be done at once; the rest is held back until the next time, so who writes never waits for who
+ * reads.
  */
 #pragma once
 

@@ -40,7 +40,8 @@ static void print_policy(const json_t *policy)
 		if (json_is_boolean(v))
 			printf("  %-27s = %s\n", r->name, json_is_true(v) ? "yes" : "no");
 		else
-			printf("  %-27s = %s\n", r->name, json_is_string(v) ? json_string_value(v) : s);
+			printf("  %-27s = %s\n", r->name,
+			       json_is_string(v) ? json_string_value(v) : s);
 		free(s);
 	}
 }
@@ -127,8 +128,8 @@ static int list(const struct cmd_line *l, const char *id, struct err *e)
 		if (l->flow.json)
 			continue;
 		if (json_array_size(all) == 1)
-			printf("%-14s %8s %-16s %-28s %-10s %9s %12s\n", "ID", "PID", "GUEST", "TARGET",
-			       "PHASE", "ELAPSED", "REMAINING");
+			printf("%-14s %8s %-16s %-28s %-10s %9s %12s\n", "ID", "PID", "GUEST",
+			       "TARGET", "PHASE", "ELAPSED", "REMAINING");
 		printf("%-14s %8.0f %-16s %-28s %-10s %7.1f s %8.1f MiB\n", *i, number(o, "pid"),
 		       text(o, "guest"), text(o, "target"), text(o, "phase"), number(o, "elapsed"),
 		       number(o, "remaining_bytes") / MIB);
@@ -142,8 +143,9 @@ static int list(const struct cmd_line *l, const char *id, struct err *e)
 
 static int wrong(struct err *e)
 {
-	return err_remedy(e, "say criu-lite ctl [ID] status, set KEY=VALUE, abort, force-complete or "
-			     "list");
+	return err_remedy(e,
+			  "say criu-lite ctl [ID] status, set KEY=VALUE, abort, force-complete or "
+			  "list");
 }
 
 static bool is_verb(const char *s)
@@ -168,7 +170,8 @@ int cmd_ctl(struct cmd_line *l, struct err *e)
 		return wrong(e);
 	}
 	if ((n > 1) != !strcmp(rest[0], "set")) {
-		err_say(e, EINVAL, "ctl %s: %s", rest[0], n > 1 ? "superfluous argument" : "set what?");
+		err_say(e, EINVAL, "ctl %s: %s", rest[0],
+			n > 1 ? "superfluous argument" : "set what?");
 		return wrong(e);
 	}
 	if ((ret = flow_need_root(e)) < 0)

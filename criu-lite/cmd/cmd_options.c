@@ -32,23 +32,24 @@ struct option_row {
 
 static const struct option_row rows[] = {
 	{ 't', "tree", "PID", "the guest: this process with its children", TEXT, AT(tree), SENDS },
-	{ 'D', "images-dir", "DIR", "directory of the images (default: .)", TEXT, AT(flow.images_dir),
-	  DIRS },
+	{ 'D', "images-dir", "DIR", "directory of the images (default: .)", TEXT,
+	  AT(flow.images_dir), DIRS },
 	{ 'W', "work-dir", "DIR", "log and statistics go here (default: images-dir)", TEXT,
 	  AT(flow.work_dir), DIRS },
-	{ 'o', "log-file", "FILE", "log to FILE in the work dir (default: stderr)", TEXT, AT(log_file),
-	  ALL },
+	{ 'o', "log-file", "FILE", "log to FILE in the work dir (default: stderr)", TEXT,
+	  AT(log_file), ALL },
 	{ 'j', "shell-job", NULL, "the guest shares its session and terminal with a shell", FLAG,
 	  AT(flow.kinds.shell_job), DIRS | MOVES },
-	{ 'R', "leave-running", NULL, "the guest goes on after the dump", FLAG, AT(flow.leave_running),
-	  CMD_DUMP },
+	{ 'R', "leave-running", NULL, "the guest goes on after the dump", FLAG,
+	  AT(flow.leave_running), CMD_DUMP },
 	{ 's', "leave-stopped", NULL, "the guest stays stopped (SIGSTOP) after the dump", FLAG,
 	  AT(flow.leave_stopped), CMD_DUMP },
 	{ 'd', "restore-detached", NULL, "do not wait for the restored guest", FLAG,
 	  AT(flow.restore_detached), CMD_RESTORE },
 	{ 'S', "restore-sibling", NULL, "the guest becomes a child of criu-lite's parent", FLAG,
 	  AT(flow.restore_sibling), CMD_RESTORE },
-	{ 0, "pidfile", "FILE", "write the guest's pid to FILE", TEXT, AT(flow.pidfile), CMD_RESTORE },
+	{ 0, "pidfile", "FILE", "write the guest's pid to FILE", TEXT, AT(flow.pidfile),
+	  CMD_RESTORE },
 	{ 0, "track-mem", NULL, "keep tracking for the next (pre-)dump", FLAG, AT(flow.track_mem),
 	  DUMPS },
 	{ 0, "prev-images-dir", "DIR", "previous (pre-)dump, relative to images-dir", TEXT,
@@ -87,15 +88,17 @@ static const struct option_row rows[] = {
 	  AT(policy_dir), CMD_MIGRATE },
 	{ 0, "print-policy", NULL, "print what is in force and why; migrate nothing", FLAG,
 	  AT(flow.print_policy), CMD_MIGRATE },
-	{ 0, "progress", "HOW", "json or plain (default: what suits stderr)", TEXT, AT(flow.progress),
+	{ 0, "progress", "HOW", "json or plain (default: what suits stderr)", TEXT,
+	  AT(flow.progress),
 	  CMD_MIGRATE },
 	{ 0, "report", "FILE.html", "write the story of the migration there", TEXT,
 	  AT(flow.report_file), CMD_MIGRATE },
 	{ 0, "quiet", NULL, "no progress, no summary", FLAG, AT(flow.quiet), CMD_MIGRATE },
 	{ 0, "json", NULL, "print what is printed at the end as JSON", FLAG, AT(flow.json),
 	  CMD_MIGRATE | CMD_CTL },
-	{ 'O', "output", "FILE.html", "where the page goes; - is stdout (default: FILE.html beside FILE)",
-	  TEXT, AT(output), CMD_REPORT },
+	{ 'O', "output", "FILE.html",
+	  "where the page goes; - is stdout (default: FILE.html beside FILE)", TEXT, AT(output),
+	  CMD_REPORT },
 	{ 'h', "help", NULL, "print this", FLAG, AT(help), ALL },
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
@@ -114,8 +117,8 @@ static void help_line(char key, const char *name, const char *arg, const char *a
 {
 	char left[64];
 
-	snprintf(left, sizeof(left), "%c%c%s --%s%s", key ? '-' : ' ', key ? key : ' ', key ? "," : " ",
-		 name, arg);
+	snprintf(left, sizeof(left), "%c%c%s --%s%s", key ? '-' : ' ', key ? key : ' ',
+		 key ? "," : " ", name, arg);
 	printf("  %-38s %s\n", left, about);
 }
 
@@ -184,7 +187,8 @@ static int size_of(const char *what, const char *text, uint64_t *out, struct err
 	if (errno || end == text || strchr(text, '-') || (*end && (!unit || end[1])) ||
 	    n > UINT64_MAX >> 30) {
 		err_say(e, EINVAL, "--%s %s: wrong value", what, text);
-		return err_remedy(e, "a size is a number of bytes, or one with K, M or G behind it");
+		return err_remedy(e,
+				  "a size is a number of bytes, or one with K, M or G behind it");
 	}
 	*out = (uint64_t)n << shift;
 	return 0;
@@ -244,7 +248,9 @@ static void tables(const struct cmd *c, struct option *longs, char *shorts, char
 
 		if (!(r->who & c->bit))
 			continue;
-		longs[n++] = (struct option){ r->name, r->takes == MAYBE ? optional_argument : r->takes != FLAG,
+		longs[n++] = (struct option){ r->name,
+					      r->takes == MAYBE ? optional_argument
+								: r->takes != FLAG,
 					      NULL, KEY_ROW + (int)i };
 		if (r->key) {
 			*shorts++ = r->key;
@@ -256,8 +262,9 @@ static void tables(const struct cmd *c, struct option *longs, char *shorts, char
 		const struct qos_row *r = &qos_table[i];
 		bool is_bool = r->kind == QOS_BOOL;
 
-		longs[n++] = (struct option){ r->name, is_bool ? optional_argument : required_argument,
-					      NULL, KEY_QOS + i };
+		longs[n++] = (struct option){ r->name,
+					      is_bool ? optional_argument : required_argument, NULL,
+					      KEY_QOS + i };
 		if (!is_bool)
 			continue;
 		snprintf(no[i], sizeof(no[i]), "no-%s", r->name);
@@ -297,7 +304,8 @@ static int set_row(struct cmd_line *l, int key, const char *text, struct err *e)
 		unsigned *n = (unsigned *)((char *)l + r->count_at);
 
 		if (*n == FLOW_ADDRESSES_MAX)
-			return err_say(e, EINVAL, "more than %d times --%s", FLOW_ADDRESSES_MAX, r->name);
+			return err_say(e, EINVAL, "more than %d times --%s", FLOW_ADDRESSES_MAX,
+				       r->name);
 		((const char **)at)[(*n)++] = text;
 	}
 	return 0;
@@ -331,8 +339,8 @@ static int parse_one(const struct cmd *c, struct cmd_line *l, int key, const cha
 	if (key == 'v')
 		return verbosity(l, optarg, e);
 	if (key == '?' || key == ':') {
-		err_say(e, EINVAL, key == '?' ? "%s: unknown option %s" : "%s: %s needs a value", c->name,
-			word);
+		err_say(e, EINVAL, key == '?' ? "%s: unknown option %s" : "%s: %s needs a value",
+			c->name, word);
 		return wrong_usage(c, e);
 	}
 	return key >= KEY_QOS ? set_qos(l, key, optarg, e) : set_row(l, key, optarg, e);

@@ -14,7 +14,8 @@ static void usage(FILE *f)
 	fprintf(f, "usage: criu-lite COMMAND [OPTIONS]\n\n");
 	for (const struct cmd *c = cmd_table; c->name; c++)
 		fprintf(f, "  %-10s %s\n", c->name, c->about);
-	fprintf(f, "\ncriu-lite COMMAND --help tells its options; criu-lite(8) tells everything.\n");
+	fprintf(f,
+		"\ncriu-lite COMMAND --help tells its options; criu-lite(8) tells everything.\n");
 }
 
 static const struct cmd *find(const char *name)
@@ -32,7 +33,8 @@ static int open_log(const struct cmd_line *l, struct err *e)
 
 	if (!l->log_file)
 		return 0;
-	int at = dir && l->log_file[0] != '/' ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : AT_FDCWD;
+	int at = dir && l->log_file[0] != '/' ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC)
+					      : AT_FDCWD;
 	if (at < 0 && at != AT_FDCWD)
 		return err_set(e, errno, "directory %s", dir);
 	int fd = openat(at, l->log_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);

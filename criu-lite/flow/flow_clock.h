@@ -14,6 +14,7 @@ void flow_clock_put(InventoryEntry *in, pid_t root);
  * namespace where the guest's clocks go on, if that is wanted (--timens) or the guest had one. */
 int flow_clock_adopt(const InventoryEntry *in, struct shape *s, struct err *e);
 
-/* Target, before the guest runs: its clocks must not go back behind what it has seen at the capture. The
- * way here took some time, and clocks differ in their rates: waits for what is missing. */
+/* Target, before the guest runs: its clocks must not go back behind what it has seen at the
+ * capture. The way here took some time, and clocks differ in their rates: waits for what is
+ * missing. */
 int flow_clock_wait(const struct img_set *set, struct task *root, struct err *e);

@@ -70,8 +70,9 @@ double converge_downtime_ms(const struct converge *c, const struct flow_qos *q, 
 	return bytes * 1e3 / rate + (double)fixed_ns / 1e6;
 }
 
-/* Bytes written in an interval, from the bytes found dirty: pages that were written twice count once.
- * As if the guest wrote here and there: of n pages, n (1 - e^(-w/n)) are dirty after w writes. */
+/* Bytes written in an interval, from the bytes found dirty: pages that were written twice count
+ * once. As if the guest wrote here and there: of n pages, n (1 - e^(-w/n)) are dirty after w
+ * writes. */
 static double written(const struct converge *c, double dirty)
 {
 	double all = (double)c->memory, part = all > 0 ? dirty / all : 0;
@@ -117,7 +118,8 @@ static unsigned clamp(double percent, const struct flow_qos *q)
 /* QEMU's rule: if more was dirtied than half of what was sent meanwhile, twice, one step more. */
 static void ramp(struct converge *c, const struct flow_qos *q, const struct converge_round *r)
 {
-	if (!c->last_dirty || (double)r->dirty * 100 <= (double)c->last_dirty * (double)q->ac_threshold)
+	if (!c->last_dirty ||
+	    (double)r->dirty * 100 <= (double)c->last_dirty * (double)q->ac_threshold)
 		return;
 	if (++c->high < HIGH_MAX)
 		return;
@@ -177,14 +179,14 @@ enum converge_what converge_next(struct converge *c, const struct flow_qos *q,
 	c->last_dirty = r->dirty;
 	if (q->max_rounds && r->number >= (uint64_t)q->max_rounds)
 		return CONVERGE_ENOUGH;
-	/* The first round is all of the guest, which tells nothing of what it changes. More rounds are for a
-	 * shorter downtime, which is not worth it while the guest is slowed down. */
+	/* The first round is all of the guest, which tells nothing of what it changes. More rounds
+	 * are for a shorter downtime, which is not worth it while the guest is slowed down. */
 	bool ripe = little || c->stalls >= STALLS_MAX ||
 		    (c->throttle && c->predicted_ms <= allowed_ms / 2);
 	if (r->number > 1 && fits && ripe)
 		return CONVERGE_SWITCH;
-	/* The switch itself takes longer than is allowed: no round changes that. But what the guest has
-	 * written since is not to make it longer. */
+	/* The switch itself takes longer than is allowed: no round changes that. But what the guest
+	 * has written since is not to make it longer. */
 	if ((little || hopeless) && c->stalls >= FUTILE_MAX)
 		return CONVERGE_SWITCH;
 	return CONVERGE_GO_ON;

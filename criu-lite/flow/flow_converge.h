@@ -7,21 +7,21 @@
 
 #include "flow_qos.h"
 
-/* A round: its scan found `dirty` bytes, written in the `interval_ns` since the scan before it; then
- * they were sent and placed in `send_ns`. */
+/* A round: its scan found `dirty` bytes, written in the `interval_ns` since the scan before it;
+ * then they were sent and placed in `send_ns`. */
 struct converge_round {
 	uint32_t number;             /* from 1 up */
 	uint64_t dirty;
 	uint64_t interval_ns;        /* 0 for the first */
 	uint64_t send_ns;
-	double ran;                  /* part of the interval in which the guest ran: 1 without throttle */
+	double ran;                  /* part of it in which the guest ran: 1 without throttle */
 	uint64_t fixed_ns;           /* what a switch takes besides the pages, as measured so far */
 };
 
 struct converge {
 	uint64_t memory, begun_ns;
 	double placed;               /* bytes per s, as the last rounds measured it; 0: not yet */
-	double full_rate;            /* bytes per s that the guest would change if it were not throttled */
+	double full_rate;            /* bytes per s that the guest would change unthrottled */
 	uint64_t best;               /* least bytes that a round found dirty */
 	unsigned stalls;             /* rounds since then */
 	unsigned high;               /* rounds in which dirtying outran sending */
@@ -32,7 +32,7 @@ struct converge {
 
 enum converge_what {
 	CONVERGE_GO_ON,
-	CONVERGE_SWITCH,             /* more rounds would gain nothing; if much is left, it must fit */
+	CONVERGE_SWITCH,             /* more rounds gain nothing; if much is left, it must fit */
 	CONVERGE_ENOUGH,             /* more rounds are not wanted: it need not fit */
 };
 

@@ -38,7 +38,8 @@ static bool read_stat(pid_t pid, struct proc_stat *s)
 /* These go along through fork and from host to host; an exec gives others. */
 static void record_name(const struct proc_stat *s, char out[80])
 {
-	const uint64_t v[] = { s->start_code, s->end_code, s->start_data, s->start_stack, s->start_brk };
+	const uint64_t v[] = { s->start_code, s->end_code, s->start_data, s->start_stack,
+			       s->start_brk };
 
 	snprintf(out, 80, DIR_NAME "/%016llx", (unsigned long long)XXH3_64bits(v, sizeof(v)));
 }

@@ -69,7 +69,8 @@ static int not_live(const char *key, struct err *e)
 
 	for (const struct qos_row *r = qos_table; r->name && n < sizeof(all); r++)
 		if (r->live)
-			n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%s", n ? ", " : "", r->name);
+			n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%s", n ? ", " : "",
+					      r->name);
 	err_say(e, EINVAL, "%s is fixed when a migration begins", key);
 	return err_remedy(e, "these can be changed while it runs: %s", all);
 }
@@ -138,8 +139,8 @@ static int do_abort(struct flow_live *l, const json_t *request, json_t *out, str
 		return err_say(e, EBUSY, "too late: the migration is over");
 	l->abort = true;
 	json_object_set_new(out, "said", json_string(switching ?
-		"the guest stands still for the switch already: it runs on here, unless the target has "
-		"been told to run it" :
+		"the guest stands still for the switch already: it runs on here, unless the target "
+		"has been told to run it" :
 		"the migration ends now; the guest runs on here at full speed"));
 	return 0;
 }
@@ -157,8 +158,10 @@ static int do_force(struct flow_live *l, const json_t *request, json_t *out, str
 	if (l->abort)
 		return err_say(e, EBUSY, "the migration is being aborted");
 	l->force = true;
-	snprintf(said, sizeof(said), "the guest is stopped now, whatever max-downtime says, the rest is "
-		 "copied, and it runs on the target; predicted downtime: %.0f ms", ms);
+	snprintf(said, sizeof(said),
+		 "the guest is stopped now, whatever max-downtime says, the rest is "
+		 "copied, and it runs on the target; predicted downtime: %.0f ms",
+		 ms);
 	json_object_set_new(out, "said", json_string(said));
 	return 0;
 }

@@ -87,7 +87,8 @@ static int begin(struct dump *d, const struct flow_opts *o, struct err *e)
 	flow_net_sweep();
 	if ((ret = guest_open(&d->guest, o, e)) < 0)
 		return ret;
-	/* from here on the directory is ours: whoever reads it must not take an old dump for this one */
+	/* from here on the directory is ours: whoever reads it must not take an old dump for this
+	 * one */
 	if (unlinkat(d->dir, "inventory.img", 0) < 0 && errno != ENOENT)
 		return err_set(e, errno, "%s/inventory.img", o->images_dir);
 	return link_parent(d, e);
@@ -153,7 +154,8 @@ static int write_pages(struct dump *d, guest_pages_vec *pages, bool live, struct
 		if (d->parent >= 0 && p->space.kind == PAGES_TASK && !p->fresh)
 			vec_each(&d->guest.mm, m)
 				if (m->pid == p->space.pid && m->tracker)
-					prange_minus(tracker_known(m->tracker), &p->scan.dirty, &clean);
+					prange_minus(tracker_known(m->tracker), &p->scan.dirty,
+						     &clean);
 		p->space.live = live;
 		ret = pages_dump(&p->space, &p->scan, &clean, d->dir, ++id, &d->known, &st, e);
 		d->stats.pages_written += st.pages;
@@ -180,8 +182,8 @@ static int save(struct dump *d, struct img_set *set, struct err *e)
 
 	if (!d->o->work_dir)
 		put_stats(d, set);
-	if ((ret = img_dir_save(set, d->dir, e)) < 0 || (ret = img_dir_seal(d->dir, &d->known, e)) < 0 ||
-	    !d->o->work_dir)
+	if ((ret = img_dir_save(set, d->dir, e)) < 0 ||
+	    (ret = img_dir_seal(d->dir, &d->known, e)) < 0 || !d->o->work_dir)
 		return ret;
 	struct img_set *stats = img_set_new();
 	_cleanup_close_ int dir = open_dir(d->o->work_dir, e);

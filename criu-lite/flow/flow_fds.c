@@ -99,7 +99,8 @@ static int in_task(const struct task *t, struct err *e)
 
 /* Each descriptor of a running task. One that is closed meanwhile is no matter. */
 static int look_at_all(struct guest *g, struct task *t,
-		       int (*f)(struct kind_dump *c, struct fd_view *v, struct err *e), struct err *e)
+		       int (*f)(struct kind_dump *c, struct fd_view *v, struct err *e),
+		       struct err *e)
 {
 	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, t->pid, 0);
 	int_vec fds = { 0 };

@@ -41,8 +41,10 @@ static bool has(const char *dir, const char *file)
 /* The line of /proc/PID/cgroup that begins with "N:controllers:" or, for v2, "0::". */
 static bool path_of(const char *text, bool v2, char *out, size_t size)
 {
-	for (const char *line = text; line && *line; line = strchr(line, '\n'), line += line != NULL) {
-		const char *names = strchr(line, ':'), *path = names ? strchr(names + 1, ':') : NULL;
+	for (const char *line = text; line && *line;
+	     line = strchr(line, '\n'), line += line != NULL) {
+		const char *names = strchr(line, ':'),
+			   *path = names ? strchr(names + 1, ':') : NULL;
 		size_t n = path ? strcspn(path + 1, "\n") : 0;
 
 		if (!path || n + 1 > size)

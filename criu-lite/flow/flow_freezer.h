@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The guest's tasks in a cgroup that can be frozen: one of ours below each cgroup that they are in
- * (v1's freezer hierarchy, which has no other purpose, or v2), for as long as the throttle is in use.
+ * (v1's freezer hierarchy, which has no other purpose, or v2), for as long as the throttle is in
+ * use.
  */
 #pragma once
 

@@ -46,9 +46,10 @@ static int check_namespaces(const struct task *t, struct err *e)
 		snprintf(path, sizeof(path), "/proc/self/ns/%s", kinds[i]);
 		if (readlink(path, ours, sizeof(ours) - 1) < 0 || !strcmp(theirs, ours))
 			continue;
-		err_say(e, ENOTSUP, "pid %d (%s) lives in a %s namespace of its own", t->pid, t->comm,
-			kinds[i]);
-		return err_remedy(e, "run criu-lite inside it: nsenter --all -t %d criu-lite ...", t->pid);
+		err_say(e, ENOTSUP, "pid %d (%s) lives in a %s namespace of its own", t->pid,
+			t->comm, kinds[i]);
+		return err_remedy(e, "run criu-lite inside it: nsenter --all -t %d criu-lite ...",
+				  t->pid);
 	}
 	return 0;
 }
@@ -61,8 +62,8 @@ static int check_task(struct guest *g, struct task *t, struct err *e)
 		return 0;
 	/* what an earlier criu-lite that was killed may have left */
 	if ((ret = check_namespaces(t, e)) < 0 ||
-	    (ret = task_clock_check(t, g->tree.task.at[0]->pid, e)) < 0 || (ret = remote_sweep(t->pid, e)) < 0 ||
-	    (ret = kind_tcp_sweep(t->pid, e)) < 0)
+	    (ret = task_clock_check(t, g->tree.task.at[0]->pid, e)) < 0 ||
+	    (ret = remote_sweep(t->pid, e)) < 0 || (ret = kind_tcp_sweep(t->pid, e)) < 0)
 		return ret;
 	if ((ret = task_state_check(t, e)) < 0 || (ret = task_mm_look(t, e)) < 0 ||
 	    (ret = task_mm_check(t, e)) < 0)
@@ -105,7 +106,8 @@ static int preflight(struct guest *g, struct err *e)
 {
 	int ret = preflight_once(g, e);
 
-	for (int tries = 0; ret < 0 && (tries == 0 || (ret == -EAGAIN && tries < LOOKS_MAX)); tries++) {
+	for (int tries = 0; ret < 0 && (tries == 0 || (ret == -EAGAIN && tries < LOOKS_MAX));
+	     tries++) {
 		pause_look(tries);
 		err_clear(e);
 		if ((ret = task_tree_scan(&g->tree, g->o->pid, e)) == 0 &&
@@ -123,8 +125,9 @@ int guest_open(struct guest *g, const struct flow_opts *o, struct err *e)
 		return ret;
 	*g = (struct guest){ .o = o, .kinds = kind_dump_new(&o->kinds), .cpu = cpu_here() };
 	kind_dump_identify(g->kinds, guest_fd_id, g);
-	if ((ret = task_tree_scan(&g->tree, o->pid, e)) < 0 || (ret = task_tree_share(&g->tree, e)) < 0 ||
-	    (ret = preflight(g, e)) < 0 || (ret = flow_guard_begin(&g->guard, o->pid, e)) < 0)
+	if ((ret = task_tree_scan(&g->tree, o->pid, e)) < 0 ||
+	    (ret = task_tree_share(&g->tree, e)) < 0 || (ret = preflight(g, e)) < 0 ||
+	    (ret = flow_guard_begin(&g->guard, o->pid, e)) < 0)
 		guest_close(g);
 	return ret;
 }
@@ -284,7 +287,8 @@ static int put_all(struct guest *g, bool frozen, struct img_set *set, struct err
 	for (size_t i = 0; i < g->tree.task.n; i++) {
 		struct task *t = g->tree.task.at[i];
 
-		if (t->state != TASK_DEAD && (ret = task_mm_capture(t, g->kinds, frozen, set, e)) < 0)
+		if (t->state != TASK_DEAD &&
+		    (ret = task_mm_capture(t, g->kinds, frozen, set, e)) < 0)
 			return ret;
 	}
 	return 0;
@@ -480,7 +484,8 @@ static void note_rseq(struct guest *g, struct guest_scan *s)
 
 			if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, remote_thread(t->remote, k)->tid,
 				   sizeof(c), &c) > 0 && c.rseq_abi_pointer)
-				vec_push(&s->rseq, (struct guest_rseq){ owner, c.rseq_abi_pointer });
+				vec_push(&s->rseq,
+					 (struct guest_rseq){ owner, c.rseq_abi_pointer });
 		}
 	}
 }

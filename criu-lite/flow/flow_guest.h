@@ -40,7 +40,7 @@ struct guest {
 	struct flow_guard guard;
 	CpuinfoX86Entry *cpu;        /* this host's: CPUID takes long inside a virtual machine */
 	int64_t look_pid;            /* last pid of this host before the last look at the tree, */
-	bool strangers;              /* at the last scan there lived, perhaps, tasks without a tracker */
+	bool strangers;              /* at the last scan some tasks, perhaps, had no tracker */
 	int64_t last_pid;            /* before that which preceded the last scan; 0: none */
 };
 
@@ -72,8 +72,8 @@ void guest_put_inventory(const struct guest *g, struct img_set *set);
 /* Frozen: the whole state, and (while that is captured, by another thread) the pages to read. */
 int guest_capture(struct guest *g, struct img_set *set, guest_pages_vec *pages, struct err *e);
 
-/* The guest runs: pages to read now. A tracker that needs it stopped (soft-dirty) gets that, for the
- * scan only. */
+/* The guest runs: pages to read now. A tracker that needs it stopped (soft-dirty) gets that, for
+ * the scan only. */
 int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e);
 
 /* ---- flow_scan.c ---- */

@@ -149,7 +149,8 @@ static const struct {
 	bool (*has)(void);
 } kernel_features[] = {
 	{ "guard regions (MADV_GUARD_INSTALL, Linux 6.13)", uses_guards, has_guards },
-	{ "mappings that may be dropped (MAP_DROPPABLE, Linux 6.11)", uses_droppable, has_droppable },
+	{ "mappings that may be dropped (MAP_DROPPABLE, Linux 6.11)", uses_droppable,
+	  has_droppable },
 	{ "mappings that are wiped on fork (MADV_WIPEONFORK, Linux 4.14)", uses_wipe, has_wipe },
 };
 #define KERNEL_FEATURES (sizeof(kernel_features) / sizeof(kernel_features[0]))

@@ -15,8 +15,8 @@ int flow_need_root(struct err *e);
 void flow_raise_limits(void);
 /* All threads of this process before other work of the machine (SCHED_FIFO), or as usual. */
 void flow_hurry(bool on);
-/* What the target must have in common with this host and the guest, or must know of them. The message
- * points into memory of this process. */
+/* What the target must have in common with this host and the guest, or must know of them. The
+ * message points into memory of this process. */
 void flow_describe_host(InventoryEntry *in, pid_t root);
 /* Preflight: names what the guest uses and this kernel lacks, all of it. */
 int flow_kernel_check(const struct img_set *set, struct err *e);

@@ -120,8 +120,8 @@ static int offer_object(struct landing *l, uint32_t id, uint64_t size, struct er
 	if (e->code != ENOENT)
 		return -e->code;
 	err_clear(e);
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE,
-		       -1, 0);
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED)
 		return err_set(e, errno, "shared memory object %u of %lu bytes", id, size);
 	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)p,
@@ -260,7 +260,8 @@ static int fill_fds(struct landing *l, struct task *t, struct err *e)
 		if ((ret = img_get(l->set, IMG_FDINFO, t->files_id, i, &fe, e)) < 0)
 			return ret;
 		if (fe->fd > INT32_MAX)
-			return err_say(e, EBADMSG, "fdinfo-%u.img: descriptor %u", t->files_id, fe->fd);
+			return err_say(e, EBADMSG, "fdinfo-%u.img: descriptor %u", t->files_id,
+				       fe->fd);
 		int fd = kind_fd(l->kinds, fe->id, e);
 		if (fd < 0)
 			return err_in(e, "task %d: fd %u", t->pid, fe->fd);
@@ -270,8 +271,8 @@ static int fill_fds(struct landing *l, struct task *t, struct err *e)
 	qsort(fds, n, sizeof(*fds), compare_guest);
 	for (size_t i = 1; i < n; i++)
 		if (fds[i].guest == fds[i - 1].guest)
-			return err_say(e, EBADMSG, "fdinfo-%u.img: descriptor %d twice", t->files_id,
-				       fds[i].guest);
+			return err_say(e, EBADMSG, "fdinfo-%u.img: descriptor %d twice",
+				       t->files_id, fds[i].guest);
 	return remote_fd_put(t->remote, fds, n, e);
 }
 

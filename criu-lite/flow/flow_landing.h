@@ -30,7 +30,7 @@ int landing_check(struct landing *l, struct img_set *set, struct err *e);
 /* Shells and mappings as in `set` (taken over). Again for each round. */
 int landing_shape(struct landing *l, struct img_set *set, struct err *e);
 
-/* Shared memory objects that only descriptors lead to (memfds that are not mapped) are made, too. */
+/* Shared memory objects that only descriptors lead to (memfds that are not mapped) are made too. */
 int landing_objects(struct landing *l, struct err *e);
 
 /* Where the pages of a space go. -ENOENT. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A migration under way, as seen by those who watch and steer it: the control socket (a thread of its
- * own) and the progress display. flow_migrate.c fills it in and obeys it.
+ * A migration under way, as seen by those who watch and steer it: the control socket (a thread of
+ * its own) and the progress display. flow_migrate.c fills it in and obeys it.
  */
 #pragma once
 

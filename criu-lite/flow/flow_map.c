@@ -126,7 +126,8 @@ static int replace(struct img_set *set, struct img_set *changed, struct err *e)
 	return 0;
 }
 
-int flow_map_apply(struct img_set *set, const char *const *maps, size_t n, size_t *ended, struct err *e)
+int flow_map_apply(struct img_set *set, const char *const *maps, size_t n, size_t *ended,
+		   struct err *e)
 {
 	int ret = 0;
 

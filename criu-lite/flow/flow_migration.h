@@ -41,7 +41,7 @@ struct migration {
 	unsigned retreats;
 	bool last_said;                 /* the target expects no more rounds */
 	double predicted_ms;            /* downtime, as estimated before the switch */
-	uint64_t last_dirty;            /* of the last round: to be told when the guest runs again */
+	uint64_t last_dirty;            /* of the last round: told when the guest runs again */
 	struct pages_stats last_stats;
 
 	/* Told by us, read by the watch; under watch.live.lock. */
@@ -69,8 +69,8 @@ void migration_sender_set(struct migration *m, const struct flow_qos *q, bool sw
 
 /* Guest running: what changed goes to the target. */
 int round_live(struct migration *m, struct converge_round *r, struct err *e);
-/* Guest frozen. -EAGAIN before m->last_said: too much is left (unless `final`), or its state cannot be
- * told at this moment: to be thawed, and rounds to go on. */
+/* Guest frozen. -EAGAIN before m->last_said: too much is left (unless `final`), or its state cannot
+ * be told at this moment: to be thawed, and rounds to go on. */
 int round_last(struct migration *m, bool final, struct err *e);
 void round_count(struct migration *m, uint64_t dirty, const struct pages_stats *st, uint64_t ns);
 uint64_t round_fixed_ns(const struct migration *m);

@@ -15,7 +15,7 @@
  *                          still comes here without a lock is answered by RST
  *   flow_net_undo()        failure before GO: addresses are back, the lock is open, sockets have
  *                          what came meanwhile. Call it when the guest's sockets are as they were,
- *                          and flow_net_done() when the guest runs: that waits 10 ms for the kernel.
+ *                          and flow_net_done() when the guest runs: it waits 10 ms for the kernel
  *   flow_net_keep()        undecided: it stays as it is until flow_net_lift_kept()
  *
  * Target:

@@ -69,8 +69,8 @@ static int take_default(struct policy *p, const char *dir, struct err *e)
 	if (ret < 0)
 		return ret == -ENOENT ? 0 : ret;
 	if (f.executable || f.cgroup) {
-		err_say(e, EINVAL, "%s: executable and cgroup have no place here: it counts for all",
-			path);
+		err_say(e, EINVAL,
+			"%s: executable and cgroup have no place here: it counts for all", path);
 		return err_remedy(e, "make a file in %s/guests.d of it", dir);
 	}
 	take(p, &f);
@@ -106,7 +106,8 @@ static int identify(pid_t pid, struct guest_id *g, struct err *e)
 /* Lines are HIERARCHY:CONTROLLERS:PATH; one of them will do. */
 static bool in_cgroup(const struct guest_id *g, const char *pattern)
 {
-	_cleanup_free_ char *text = xmemdup(g->cgroup.at ? (char *)g->cgroup.at : "", g->cgroup.n + 1);
+	_cleanup_free_ char *text = xmemdup(g->cgroup.at ? (char *)g->cgroup.at : "",
+					    g->cgroup.n + 1);
 	char *rest = text, *line;
 
 	while ((line = strsep(&rest, "\n"))) {
@@ -172,7 +173,8 @@ static int unknown_guest(const char *dir, const char *name, struct err *e)
 	list(dir, &l, &ignored);
 	for (int i = 0; i < l.n && n < sizeof(all); i++)
 		n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%.*s", i ? ", " : "",
-				      (int)(strlen(l.at[i]->d_name) - strlen(SUFFIX)), l.at[i]->d_name);
+				      (int)(strlen(l.at[i]->d_name) - strlen(SUFFIX)),
+				      l.at[i]->d_name);
 	err_say(e, ENOENT, "--guest %s: unknown guest", name);
 	if (l.n)
 		return err_remedy(e, "known are: %s", all);
@@ -183,7 +185,8 @@ static int take_named(struct policy *p, const char *dir, const char *name, struc
 {
 	_cleanup_(policy_file_free) struct policy_file f = { 0 };
 
-	if (!*name || *name == '.' || strchr(name, '/') || strlen(name) > NAME_MAX - strlen(SUFFIX)) {
+	if (!*name || *name == '.' || strchr(name, '/') ||
+	    strlen(name) > NAME_MAX - strlen(SUFFIX)) {
 		err_say(e, EINVAL, "--guest %.64s: not a name", name);
 		return err_remedy(e, "give the name of a file in %s/guests.d without " SUFFIX, dir);
 	}
@@ -215,9 +218,10 @@ static int take_matching(struct policy *p, const char *dir, pid_t pid, struct er
 		if (ret == -ENOENT && !err_is(e))
 			ret = 0;         /* removed meanwhile */
 		else if (ret == 0 && matches(&f, &g) && p->guest) {
-			err_say(e, EINVAL, "pid %d matches the policies of two guests, %s and %s", pid,
-				p->guest, name);
-			ret = err_remedy(e, "choose one with --guest, or make one of them narrower");
+			err_say(e, EINVAL, "pid %d matches the policies of two guests, %s and %s",
+				pid, p->guest, name);
+			ret = err_remedy(e,
+					 "choose one with --guest, or make one of them narrower");
 		} else if (ret == 0 && matches(&f, &g)) {
 			take(p, &f);
 			p->guest = steal_ptr(name);
@@ -276,7 +280,8 @@ static void print_json(const struct policy *p, FILE *out)
 	for (int i = 0; i < QOS_ROWS; i++) {
 		qos_text(&p->qos, &qos_table[i], text, sizeof(text));
 		json_object_set_new(values, qos_table[i].name,
-				    json_pack("{s:s, s:s+}", "value", text, "from", p->from[i], ""));
+				    json_pack("{s:s, s:s+}", "value", text, "from", p->from[i],
+					      ""));
 	}
 	json_object_set_new(o, "guest", p->guest ? json_string(p->guest) : json_null());
 	json_object_set_new(o, "policy", values);

@@ -81,8 +81,10 @@ static int set_value(struct policy_file *f, unsigned line, const char *name, con
 	if (!row) {
 		qos_nearest(name, near, sizeof(near));
 		err_say(e, EINVAL, "unknown key %s", name);
-		return err_remedy(e, "like it: %s; a guest is matched by executable and cgroup; all "
-				  "the others: criu-lite migrate --help", near);
+		return err_remedy(e,
+				  "like it: %s; a guest is matched by executable and cgroup; all "
+				  "the others: criu-lite migrate --help",
+				  near);
 	}
 	if (f->line[row - qos_table])
 		return err_say(e, EINVAL, "%s is given twice, first in line %u", name,

@@ -93,7 +93,8 @@ void qos_allowed(const struct qos_row *row, char *buf, size_t size)
 		break;
 	case QOS_CHOICE:
 		for (size_t i = 0; row->choices[i] && n < size; i++)
-			n += (size_t)snprintf(buf + n, size - n, "%s%s", i ? ", " : "", row->choices[i]);
+			n += (size_t)snprintf(buf + n, size - n, "%s%s", i ? ", " : "",
+					      row->choices[i]);
 		break;
 	}
 }

@@ -41,13 +41,15 @@ void flow_report_thaw(struct flow_report *r) { r->thaw_ns = io_now_ns(); }
 
 static void print_json(const struct flow_report *r, double total_s, double down_ms)
 {
-	printf("{\"rounds\": %u, \"total_seconds\": %.3f, \"downtime_ms\": %.3f, \"predicted_ms\": %.3f, "
-	       "\"memory_bytes\": %lu, \"dirty_bytes\": %lu, \"wire_bytes\": %lu, \"pages\": %lu, "
+	printf("{\"rounds\": %u, \"total_seconds\": %.3f, \"downtime_ms\": %.3f, "
+	       "\"predicted_ms\": %.3f, \"memory_bytes\": %lu, \"dirty_bytes\": %lu, "
+	       "\"wire_bytes\": %lu, \"pages\": %lu, "
 	       "\"zero_pages\": %lu, \"downtime_parts_ms\": {",
-	       r->rounds, total_s, down_ms, r->predicted_ms, r->total_bytes, r->dirty_bytes, r->wire_bytes, r->pages,
-	       r->zero_pages);
+	       r->rounds, total_s, down_ms, r->predicted_ms, r->total_bytes, r->dirty_bytes,
+	       r->wire_bytes, r->pages, r->zero_pages);
 	for (unsigned i = 0; i < r->marks; i++)
-		printf("%s\"%s\": %.3f", i ? ", " : "", r->mark[i].name, (double)r->mark[i].ns / 1e6);
+		printf("%s\"%s\": %.3f", i ? ", " : "", r->mark[i].name,
+		       (double)r->mark[i].ns / 1e6);
 	printf("}}\n");
 }
 
@@ -64,7 +66,8 @@ void flow_report_print(const struct flow_report *r, bool json)
 	printf("downtime:    %.2f ms (", down_ms);
 	for (unsigned i = 0; i < r->marks; i++)
 		printf("%s%s %.2f", i ? ", " : "", r->mark[i].name, (double)r->mark[i].ns / 1e6);
-	printf(")\nestimated:   %.2f ms (off by %+.0f %%)\nmemory:      %.1f MiB in the guest, %.1f MiB read, %.1f MiB on the wire\n",
+	printf(")\nestimated:   %.2f ms (off by %+.0f %%)\n"
+	       "memory:      %.1f MiB in the guest, %.1f MiB read, %.1f MiB on the wire\n",
 	       r->predicted_ms, down_ms > 0 ? (r->predicted_ms / down_ms - 1) * 100 : 0,
 	       (double)r->total_bytes / MIB, (double)r->dirty_bytes / MIB,
 	       (double)r->wire_bytes / MIB);

@@ -188,7 +188,8 @@ static void forget(struct migration *m, const guest_pages_vec *pages)
 		if (p->fresh)
 			pages_sender_forget(m->sender, &p->space, NULL, 0);
 		else if (p->scan.reset.n)
-			pages_sender_forget(m->sender, &p->space, p->scan.reset.at, p->scan.reset.n);
+			pages_sender_forget(m->sender, &p->space, p->scan.reset.at,
+					    p->scan.reset.n);
 	}
 }
 
@@ -237,7 +238,8 @@ static int track(struct migration *m, struct err *e)
 	return ret;
 }
 
-static int scan(struct migration *m, guest_pages_vec *pages, struct converge_round *r, struct err *e)
+static int scan(struct migration *m, guest_pages_vec *pages, struct converge_round *r,
+		struct err *e)
 {
 	bool soft = m->guest.tracker == TRACKER_SOFT_DIRTY;
 	uint64_t now = io_now_ns();

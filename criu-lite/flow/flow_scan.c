@@ -58,7 +58,8 @@ static void split(const struct task *t, struct scan *s, object_scan_vec *objects
 		prange_add(&shared, v->start, v->end);
 		if (!task_vma_object(v))
 			continue;
-		struct object_scan *o = object_of(objects, makedev(v->dev_major, v->dev_minor), v->ino);
+		struct object_scan *o = object_of(objects, makedev(v->dev_major, v->dev_minor),
+						  v->ino);
 		o->inherited |= !(v->vmflags & PROC_VF_DC);
 		to_offsets(v, &s->dirty, &o->written);
 		to_offsets(v, &s->reset, &o->written); /* tracking broke: all of it may be new */
@@ -131,7 +132,8 @@ static int scan_objects(struct guest_scan *scan, object_scan_vec *seen)
 			return ret;
 		p->space.sums = shm_track_sums(t, &p->space.n_sums);
 		if (p->fresh)
-			prange_add(&p->scan.reset, 0, (o[i]->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1));
+			prange_add(&p->scan.reset, 0,
+				   (o[i]->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1));
 	}
 	return 0;
 }
@@ -165,8 +167,8 @@ static int scan_mm(struct guest *g, struct guest_mm *m, bool frozen, struct scan
 		ret = tracker_scan(m->tracker, v, n, frozen, s, e);
 		if (ret != -ESRCH && ret != -ENOENT)
 			return ret;
-		/* exec'ed, or gone. While the guest runs, the next look at the tree tells which; what
-		 * other address spaces gave in this round is not lost. */
+		/* exec'ed, or gone. While the guest runs, the next look at the tree tells which;
+		 * what other address spaces gave in this round is not lost. */
 		tracker_free(steal_ptr(m->tracker));
 		m->fresh = true;
 		m->gone = !frozen;
@@ -230,8 +232,8 @@ static int scan_spaces(struct guest_scan *s)
 	return 0;
 }
 
-/* At normal priority, as the guest has: it works for the capture meanwhile. (Below that, other work of
- * the machine could hold up a scan that has the lock of the guest's mappings.) */
+/* At normal priority, as the guest has: it works for the capture meanwhile. (Below that, other work
+ * of the machine could hold up a scan that has the lock of the guest's mappings.) */
 static void *scan_thread(void *arg)
 {
 	struct guest_scan *s = arg;
@@ -312,8 +314,8 @@ int guest_scan_end(struct guest_scan *s, struct err *e)
 		s->ret = scan_objects(s, &objects);
 		objects_free(&objects);
 	}
-	/* One that is born from now on has to fault before it stores, which the object's times show;
-	 * others may go on to store through page table entries that they have. */
+	/* One that is born from now on has to fault before it stores, which the object's times
+	 * show; others may go on to store through page table entries that they have. */
 	s->g->strangers = s->strangers || guest_last_pid() != s->at_pid;
 	vec_free(&s->rseq);
 	if (s->ret < 0)

@@ -10,8 +10,8 @@
 
 #include "err.h"
 
-/* -EINVAL with the number of the line for what is no story; then nothing is written. A last line that
- * was cut off in the middle (migrate was killed) is left out, and the page says so. */
+/* -EINVAL with the number of the line for what is no story; then nothing is written. A last line
+ * that was cut off in the middle (migrate was killed) is left out, and the page says so. */
 int story_html(const char *jsonl, size_t n, FILE *out, struct err *e);
 
 /* The same into a file, which is replaced only by a complete page; "-": stdout. */

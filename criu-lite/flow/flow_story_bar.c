@@ -46,8 +46,10 @@ static void row(FILE *out, const char *name, double ms, double all, size_t i)
 {
 	fprintf(out, "<tr><td><span class=\"key\"><i class=\"f%u\"></i>", colour(i));
 	story_text(out, name);
-	fprintf(out, "</span></td><td class=\"n\">%s</td><td class=\"n\">%.0f %%</td>"
-		     "<td class=\"dim\">%s</td></tr>\n", story_ms(ms).at, 100 * ms / all, about(name));
+	fprintf(out,
+		"</span></td><td class=\"n\">%s</td><td class=\"n\">%.0f %%</td>"
+		"<td class=\"dim\">%s</td></tr>\n",
+		story_ms(ms).at, 100 * ms / all, about(name));
 }
 
 void story_bar(FILE *out, const struct story *s)
@@ -72,7 +74,9 @@ void story_bar(FILE *out, const struct story *s)
 		row(out, s->part.at[i].name, s->part.at[i].ms, all, i);
 	if (other > NOISE * all)
 		row(out, "other", other, all, s->part.n);
-	fprintf(out, "<tr><td>together</td><td class=\"n\">%s</td><td class=\"n\"></td>"
-		     "<td class=\"dim\">from stopping the guest here to running it there</td></tr>\n"
-		     "</table></figure>\n", story_ms(all).at);
+	fprintf(out,
+		"<tr><td>together</td><td class=\"n\">%s</td><td class=\"n\"></td>"
+		"<td class=\"dim\">from stopping the guest here to running it there</td></tr>\n"
+		"</table></figure>\n",
+		story_ms(all).at);
 }

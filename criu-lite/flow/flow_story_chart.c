@@ -302,9 +302,10 @@ static void draw_bands(FILE *out, const struct chart *c, const struct story *s, 
 
 		if (right <= left)
 			continue;
-		fprintf(out, "<rect class=\"hit\" x=\"%.1f\" y=\"%.0f\" width=\"%.1f\" "
-			     "height=\"%.0f\"><title>%s, round %.0f", left, TOP, right - left, PLOT_H,
-			story_ms(m->elapsed * 1e3).at, m->round);
+		fprintf(out,
+			"<rect class=\"hit\" x=\"%.1f\" y=\"%.0f\" width=\"%.1f\" "
+			"height=\"%.0f\"><title>%s, round %.0f",
+			left, TOP, right - left, PLOT_H, story_ms(m->elapsed * 1e3).at, m->round);
 		for (unsigned k = 0; k < SERIES_MAX && c->series[k].name; k++)
 			fprintf(out, "\n%s: %s", c->series[k].name,
 				tell(c, value_of(m, c->series[k].at)).at);

@@ -255,8 +255,9 @@ int story_read(struct story *s, const char *jsonl, size_t n, struct err *e)
 		if (ret < 0) {
 			err_in(e, "line %zu", number);
 			e->code = EINVAL;
-			return err_remedy(e, "give what `criu-lite migrate --progress json` printed "
-					     "for one migration");
+			return err_remedy(e,
+					  "give what `criu-lite migrate --progress json` printed "
+					  "for one migration");
 		}
 		known += ret > 0;
 		line = stop ? stop + 1 : end;

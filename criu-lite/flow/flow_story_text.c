@@ -91,11 +91,11 @@ struct story_num story_count(double n)
 /* Colours that are told apart with colour-blind eyes, too; the same hues on white and on black. */
 const char story_style[] =
 	":root{color-scheme:light dark;--bg:#fff;--fg:#1c2126;--dim:#5b6672;--line:#d5dbe1;"
-	"--c1:#1f6fc4;--c2:#c45a00;--c3:#0b8068;--c4:#8b4fb3;--c5:#b83227;--c6:#76680d;--c7:#5b6672;"
-	"--c8:#c2478b;--good:#0b8068;--bad:#b83227}\n"
+	"--c1:#1f6fc4;--c2:#c45a00;--c3:#0b8068;--c4:#8b4fb3;--c5:#b83227;--c6:#76680d;"
+	"--c7:#5b6672;--c8:#c2478b;--good:#0b8068;--bad:#b83227}\n"
 	"@media(prefers-color-scheme:dark){:root{--bg:#14181c;--fg:#e4e8ec;--dim:#98a4b0;"
-	"--line:#333b44;--c1:#5aa2ee;--c2:#f0943f;--c3:#3fbf9f;--c4:#bd8ae0;--c5:#ef7468;--c6:#c9b84a;"
-	"--c7:#98a4b0;--c8:#ee86bd;--good:#3fbf9f;--bad:#ef7468}}\n"
+	"--line:#333b44;--c1:#5aa2ee;--c2:#f0943f;--c3:#3fbf9f;--c4:#bd8ae0;--c5:#ef7468;"
+	"--c6:#c9b84a;--c7:#98a4b0;--c8:#ee86bd;--good:#3fbf9f;--bad:#ef7468}}\n"
 	"*{box-sizing:border-box}\n"
 	"body{margin:0 auto;max-width:60rem;padding:1.5rem;background:var(--bg);color:var(--fg);"
 	"font:15px/1.45 system-ui,sans-serif;overflow-wrap:anywhere}\n"
@@ -116,12 +116,14 @@ const char story_style[] =
 	"font:11px system-ui,sans-serif}svg .grid{stroke:var(--line);stroke-width:1}"
 	"svg .round{stroke:var(--dim);stroke-width:1;stroke-dasharray:2 3;opacity:.55}"
 	"svg .switch{stroke:var(--c5);stroke-width:1.5;stroke-dasharray:5 3}"
-	"svg .line{fill:none;stroke-width:1.8;stroke-linejoin:round}svg .area{stroke:none;opacity:.14}"
-	"svg .hit{fill:transparent}svg .hit:hover{fill:var(--dim);opacity:.15}\n"
+	"svg .line{fill:none;stroke-width:1.8;stroke-linejoin:round}"
+	"svg .area{stroke:none;opacity:.14}svg .hit{fill:transparent}"
+	"svg .hit:hover{fill:var(--dim);opacity:.15}\n"
 	".s1{stroke:var(--c1)}.s2{stroke:var(--c2)}.s3{stroke:var(--c3)}.s4{stroke:var(--c4)}"
 	".s5{stroke:var(--c5)}\n"
 	".f1{fill:var(--c1);background:var(--c1)}.f2{fill:var(--c2);background:var(--c2)}"
 	".f3{fill:var(--c3);background:var(--c3)}.f4{fill:var(--c4);background:var(--c4)}"
 	".f5{fill:var(--c5);background:var(--c5)}.f6{fill:var(--c6);background:var(--c6)}"
 	".f7{fill:var(--c7);background:var(--c7)}.f8{fill:var(--c8);background:var(--c8)}\n"
-	"summary{cursor:pointer}@media print{body{max-width:none;padding:0}:root{color-scheme:light}}\n";
+	"summary{cursor:pointer}"
+	"@media print{body{max-width:none;padding:0}:root{color-scheme:light}}\n";

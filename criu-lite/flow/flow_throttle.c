@@ -173,8 +173,8 @@ static void wait_until(struct throttle *t, uint64_t at)
 		thread_wait_until(&t->wake, &t->lock, at);
 }
 
-/* A slice that is 20 ms late lets the guest run three times as long. Said each time: flow_hurry(false)
- * is for all threads. */
+/* A slice that is 20 ms late lets the guest run three times as long. Said each time:
+ * flow_hurry(false) is for all threads. */
 static void be_urgent(void)
 {
 	struct sched_param urgent = { .sched_priority = 1 };
@@ -228,7 +228,8 @@ static int start(struct throttle *t, struct err *e)
 	return ret;
 }
 
-/* The guest runs, and our thread lets it: what the old way needed goes, what the new one needs comes. */
+/* The guest runs, and our thread lets it: what the old way needed goes, what the new one needs
+ * comes. */
 static int change_way(struct throttle *t, bool on, enum qos_throttle way, struct err *e)
 {
 	bool have = t->freezer.n > 0, want = on && way == THROTTLE_FREEZER;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Slows the guest down: 10 ms it runs, then it stands still as long as the percentage asks for, QEMU's
- * duty cycle. By SIGSTOP and SIGCONT, or by the cgroup freezer, which nobody can see from inside.
+ * Slows the guest down: 10 ms it runs, then it stands still as long as the percentage asks for,
+ * QEMU's duty cycle. By SIGSTOP and SIGCONT, or by the cgroup freezer, which nobody can see from
+ * inside.
  *
  * Should we die, the guard lets the guest go on.
  */

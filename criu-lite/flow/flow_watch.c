@@ -56,7 +56,8 @@ static void say(struct flow_watch *w, const char *fmt, ...)
 	int n = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	if (n > 0)
-		outlet_put(&w->to_stderr, text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
+		outlet_put(&w->to_stderr, text,
+			   (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1);
 }
 
 static void draw_bar(char *out, size_t width, double part)
@@ -144,8 +145,8 @@ void watch_round(struct flow_watch *w, uint32_t number, uint64_t dirty, uint64_t
 	tell(w, &line, true);
 	undraw(w);
 	if (!w->o->quiet && !is_json(w))
-		say(w, "round %u: %.1f MiB dirty, %.1f MiB sent, %.0f ms\n", number, (double)dirty / MIB,
-		    (double)wire / MIB, s * 1e3);
+		say(w, "round %u: %.1f MiB dirty, %.1f MiB sent, %.0f ms\n", number,
+		    (double)dirty / MIB, (double)wire / MIB, s * 1e3);
 	pthread_mutex_unlock(&w->out);
 }
 

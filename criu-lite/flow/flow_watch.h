@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A thread beside a migration: takes a sample ten times a second, shows it, keeps it for the report,
- * serves the control socket, and passes on what the user wants (^C, ctl) and what the clock says.
+ * A thread beside a migration: takes a sample ten times a second, shows it, keeps it for the
+ * report, serves the control socket, and passes on what the user wants (^C, ctl) and what the clock
+ * says.
  */
 #pragma once
 
@@ -14,8 +15,8 @@
 struct flow_watch {
 	struct flow_live live;
 	const struct flow_opts *o;
-	/* From this thread: fills in where the migration stands; returns when it is to be complete (0:
-	 * any time). */
+	/* From this thread: fills in where the migration stands; returns when it is to be complete
+	 * (0: any time). */
 	uint64_t (*look)(void *arg, struct flow_sample *now);
 	/* From this thread, at each tick while live.abort or live.force is set. */
 	void (*obey)(void *arg);
@@ -34,8 +35,8 @@ struct flow_watch {
 	struct outlet to_stdout, to_stderr;
 };
 
-/* From here on ^C and SIGTERM are wishes, and ^Z does nothing. w->live's id, guest, target, pid, qos
- * are filled in. */
+/* From here on ^C and SIGTERM are wishes, and ^Z does nothing. w->live's id, guest, target, pid,
+ * qos are filled in. */
 int watch_begin(struct flow_watch *w, const struct flow_opts *o, struct err *e);
 /* A round is over. */
 void watch_round(struct flow_watch *w, uint32_t number, uint64_t dirty, uint64_t wire, double s);

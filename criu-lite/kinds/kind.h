@@ -23,7 +23,8 @@
 
 /* Options of the command line that kinds obey (names as CRIU's). */
 struct kind_opts {
-	bool shell_job, ext_unix_sk, tcp_close, tcp_established, skip_in_flight, file_locks, link_remap;
+	bool shell_job, ext_unix_sk, tcp_close, tcp_established, skip_in_flight, file_locks,
+		link_remap;
 	uint64_t ghost_limit;    /* bytes of a deleted file that may go into the images */
 };
 
@@ -108,8 +109,8 @@ void *kind_dump_list(struct kind_dump *c, const struct kind *k);
 int kind_dump_path(struct kind_dump *c, int local, const char *path, int flags, uint32_t *id,
 		   struct err *e);
 
-/* The frozen guest is about to be killed here, and lives on elsewhere: nobody is to hear of it (open
- * TCP connections end without a word). May be called twice. */
+/* The frozen guest is about to be killed here, and lives on elsewhere: nobody is to hear of it
+ * (open TCP connections end without a word). May be called twice. */
 int kind_dump_leave(struct kind_dump *c, struct err *e);
 /* The guest stays here after all: takes back what dumping left in the file system (names made
  * for --link-remap), and kind_dump_leave(). */
@@ -188,8 +189,9 @@ struct kind {
 	int (*verify)(struct kind_restore *c, const FileEntry *fe, struct err *e);
 	/* *fd: a new descriptor, flags and offset as in the entry */
 	int (*create)(struct kind_restore *c, const FileEntry *fe, int *fd, struct err *e);
-	int (*finish)(struct kind_restore *c, const FileEntry *fe, int fd, struct err *e); /* or NULL */
-	void (*done)(struct kind_restore *c, const FileEntry *fe);       /* or NULL */
+	/* these two, or NULL */
+	int (*finish)(struct kind_restore *c, const FileEntry *fe, int fd, struct err *e);
+	void (*done)(struct kind_restore *c, const FileEntry *fe);
 };
 
 extern const struct kind *const kind_table[];   /* ends with NULL; first match wins */

@@ -39,8 +39,8 @@ static int add(int fd, uint64_t n, struct err *e)
 
 /*
  * Before Linux 6.5 nothing tells EFD_SEMAPHORE but a read: it takes 1 from a semaphore, all from
- * another. The guest stands still. The counter, of at least 2 while it is read, gets its value back;
- * writes cannot wait, as it is never above the larger of 2 and that value.
+ * another. The guest stands still. The counter, of at least 2 while it is read, gets its value
+ * back; writes cannot wait, as it is never above the larger of 2 and that value.
  */
 static int find_semaphore(int fd, uint64_t n, bool *yes, struct err *e)
 {

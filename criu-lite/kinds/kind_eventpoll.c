@@ -191,8 +191,9 @@ static int refuse_unmet(const struct watch *w, struct err *e)
 	vec_each(&w->member, m) {
 		if (m->pid)
 			continue;
-		err_say(e, ENOTSUP, "pid %d: fd %d: epoll: watches descriptor %u, %s", w->pid, w->fd,
-			m->is.tfd, m->other ? "which is another file now" : "which is closed");
+		err_say(e, ENOTSUP, "pid %d: fd %d: epoll: watches descriptor %u, %s", w->pid,
+			w->fd, m->is.tfd,
+			m->other ? "which is another file now" : "which is closed");
 		return err_remedy(e, "remove a descriptor from the epoll set before closing it");
 	}
 	return 0;

@@ -143,7 +143,8 @@ static int compare_mtime(uint64_t here, uint64_t there)
 
 static int differs(struct err *e, const RegFileEntry *r)
 {
-	return err_remedy(e, "copy %s to the target (with its time of change) or use shared storage",
+	return err_remedy(e,
+			  "copy %s to the target (with its time of change) or use shared storage",
 			  r->name);
 }
 

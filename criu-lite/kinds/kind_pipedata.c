@@ -148,7 +148,8 @@ int kind_pipedata_restore(struct kind_restore *c, enum img_type type, uint32_t p
 	uint32_t size = 0;
 	size_t n = 0;
 
-	int ret = kind_index(c, type == IMG_PIPES_DATA ? KIND_INDEX_PIPE_DATA : KIND_INDEX_FIFO_DATA,
+	int ret = kind_index(c,
+			     type == IMG_PIPES_DATA ? KIND_INDEX_PIPE_DATA : KIND_INDEX_FIFO_DATA,
 			     pipe_id, &at, &n, e);
 	for (size_t k = 0; !ret && k < n; k++) {
 		const struct img_record *rec = img_record(set, type, 0, at[k].i);

@@ -74,8 +74,8 @@ static int put_inode(struct kind_dump *c, const struct shm_object *o, const stru
 /* System V's segments have numbers of their own for inodes. */
 enum origin { SHM_ANONYMOUS, SHM_MEMFD, SHM_SYSV };
 
-static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st, enum origin origin,
-			      struct err *e)
+static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st,
+			      enum origin origin, struct err *e)
 {
 	uint32_t id = kind_number(c, KIND_SPACE_SHM, st->st_dev, st->st_ino, origin == SHM_SYSV);
 

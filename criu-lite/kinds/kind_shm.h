@@ -16,7 +16,7 @@ struct shm_object {
 	bool memfd;              /* else: anonymous shared, or System V's */
 	bool sysv;
 	int shmid;               /* System V's number */
-	bool made;               /* System V, target: by us, and ours to remove until the guest runs */
+	bool made;               /* System V, target: by us; ours to remove until the guest runs */
 };
 
 /* ---- source ---- */
@@ -29,8 +29,9 @@ void shm_sysv_remove(struct kind_dump *c);
 struct shm_object *const *shm_seen_all(struct kind_dump *c, size_t *n);
 
 /* ---- target ---- */
-/* The object with that id, made at first use: a memfd as its MemfdInodeEntry says, a System V segment as
- * its IpcShmEntry does (the same key and number), or (anonymous) as given by shm_offer(). -ENOENT for an anonymous one not offered yet. */
+/* The object with that id, made at first use: a memfd as its MemfdInodeEntry says, a System V
+ * segment as its IpcShmEntry does (the same key and number), or (anonymous) as given by
+ * shm_offer(). -ENOENT for an anonymous one not offered yet. */
 int shm_get(struct kind_restore *c, uint32_t id, struct shm_object **out, struct err *e);
 /* An anonymous object made by the first mapping in a shell; fd is duplicated. */
 int shm_offer(struct kind_restore *c, uint32_t id, int fd, struct err *e);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * System V shared memory. A segment is a shared memory object like others, but it has a number and
- * perhaps a key by which programs find it, and it stays when nobody has it attached: so on the source
- * it goes with the guest, on the target it comes with the same number and key, or not at all.
+ * perhaps a key by which programs find it, and it stays when nobody has it attached: so on the
+ * source it goes with the guest, on the target it comes with the same number and key, or not at
+ * all.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -51,9 +52,10 @@ void shm_sysv_remove(struct kind_dump *c)
 {
 	vec_each(&c->shm, s)
 		if (s->object->sysv && s->pass == c->pass &&
-		    shmctl(s->object->shmid, IPC_RMID, NULL) < 0 && errno != EINVAL && errno != EIDRM)
-			log_warn("System V shared memory segment %d stays here: %s", s->object->shmid,
-				 strerror(errno));
+		    shmctl(s->object->shmid, IPC_RMID, NULL) < 0 && errno != EINVAL &&
+		    errno != EIDRM)
+			log_warn("System V shared memory segment %d stays here: %s",
+				 s->object->shmid, strerror(errno));
 }
 
 /* ---- target ---- */
@@ -132,10 +134,11 @@ static int take_over(const IpcShmEntry *s, struct err *e)
 
 static int is_taken(const IpcShmEntry *s, const char *what, struct err *e)
 {
-	err_say(e, EEXIST, "System V shared memory: %s of the guest's segment %u (key 0x%08x) is taken here",
+	err_say(e, EEXIST,
+		"System V shared memory: %s of the guest's segment %u (key 0x%08x) is taken here",
 		what, s->desc->id, s->desc->key);
-	return err_remedy(e, "end what uses it, and remove it (ipcrm -m %u, or ipcrm -M 0x%08x)", s->desc->id,
-			  s->desc->key);
+	return err_remedy(e, "end what uses it, and remove it (ipcrm -m %u, or ipcrm -M 0x%08x)",
+			  s->desc->id, s->desc->key);
 }
 
 /* The kernel tries the number that stands in NEXT_ID, and takes another if it is not free. */
@@ -147,7 +150,8 @@ static int make_segment(const IpcShmEntry *s, struct err *e)
 
 	if (ret < 0)
 		return ret;
-	int id = shmget((key_t)s->desc->key, s->size, IPC_CREAT | IPC_EXCL | (s->desc->mode & 0777));
+	int id = shmget((key_t)s->desc->key, s->size,
+			IPC_CREAT | IPC_EXCL | (s->desc->mode & 0777));
 	if (id < 0 && errno == EEXIST)
 		return is_taken(s, "the key", e);
 	if (id < 0)

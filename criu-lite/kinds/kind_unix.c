@@ -246,7 +246,7 @@ static int unix_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe
 	m->id = v->id;
 	m->ino = (uint32_t)v->st.st_ino;
 	m->type = (uint32_t)d.type;
-	/* The kernel calls a datagram socket established also if only others are connected to it. */
+	/* A datagram socket is called established also if only others are connected to it. */
 	m->state = d.type != SOCK_DGRAM ? (uint32_t)d.state :
 		   d.has_peer ? TCP_ESTABLISHED : TCP_CLOSE;
 	m->flags = (uint32_t)v->flags;

@@ -122,7 +122,8 @@ static int fail(const UnixSkEntry *m, int ret, struct err *e)
 
 	err_set(e, -ret, "binding to %s", unix_name_text(m, text, sizeof(text)));
 	if (ret == -EADDRINUSE)
-		return err_remedy(e, "stop the program that uses this name here, or remove the file");
+		return err_remedy(e,
+				  "stop the program that uses this name here, or remove the file");
 	if (ret == -ENOENT)
 		return err_remedy(e, "make the directory of that path on this host");
 	return ret;

@@ -10,7 +10,8 @@
 #include "sk-unix.pb-c.h"
 
 /* Gives the socket its name, if the entry has one. The socket file of a former run will be
- * replaced, that of a living program never. A name that was deleted on the source leads nowhere here, too. */
+ * replaced, that of a living program never. A name that was deleted on the source leads nowhere
+ * here, too. */
 int unix_bind(struct kind_restore *c, int fd, const UnixSkEntry *m, struct err *e);
 
 /* Would the name be free? */

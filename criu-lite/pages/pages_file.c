@@ -45,7 +45,7 @@ struct ring {
 	const struct pages_space *from;
 	const prange_vec *ranges;
 	int mem_fd;
-	struct img_pages_out *out;      /* is shown what is in a piece while the caches still have it */
+	struct img_pages_out *out;      /* is shown a piece while the caches still have it */
 	struct img_known *known;
 	struct err err;                 /* the reader's */
 };
@@ -195,7 +195,8 @@ static int copy_ranges(const struct pages_space *from, const prange_vec *ranges,
 	if (from->kind == PAGES_TASK && mem_fd < 0 && !from->live)
 		return err_set(e, errno, "/proc/%d/mem", from->pid);
 	r.mem_fd = mem_fd;
-	r.at = mmap(NULL, PIECES * PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	r.at = mmap(NULL, PIECES * PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		    0);
 	if (r.at == MAP_FAILED)
 		return err_set(e, errno, "mmap");
 	pthread_mutex_init(&r.lock, NULL);
@@ -253,7 +254,8 @@ int pages_dump(const struct pages_space *from, const struct scan *s, const prang
 	if (ret == 0)
 		ret = closed;
 	if (ret < 0)
-		return err_in(e, "%s %u", from->kind == PAGES_TASK ? "pid" : "shared memory", from->id);
+		return err_in(e, "%s %u", from->kind == PAGES_TASK ? "pid" : "shared memory",
+			      from->id);
 	stats->pages += bytes / PAGE_SIZE;
 	stats->bytes_raw += bytes;
 	stats->bytes_wire += bytes;
@@ -368,14 +370,17 @@ static bool take_batch(struct load *l, struct load_batch *b)
 
 	b->n = 0;
 	pthread_mutex_lock(&l->lock);
-	while (!err_is(&l->err) && l->next < l->n_runs && b->n < BATCH_RANGES && bytes < BATCH_BYTES) {
+	while (!err_is(&l->err) && l->next < l->n_runs && b->n < BATCH_RANGES &&
+	       bytes < BATCH_BYTES) {
 		const struct img_run *r = &l->run[l->next];
 		uint64_t left = r->npages * PAGE_SIZE - l->part;
 		size_t take = left < BATCH_BYTES - bytes ? left : BATCH_BYTES - bytes;
 
 		if (take > 0) {
-			b->from[b->n] = (struct iovec){ (void *)(contents_of(l, r) + l->part), take };
-			b->where[b->n++] = (struct iovec){ (void *)(uintptr_t)(r->vaddr + l->part), take };
+			b->from[b->n] = (struct iovec){ (void *)(contents_of(l, r) + l->part),
+							take };
+			b->where[b->n++] = (struct iovec){ (void *)(uintptr_t)(r->vaddr + l->part),
+							   take };
 		}
 		bytes += take;
 		l->part += take;
@@ -396,8 +401,9 @@ static void *load_batches(void *arg)
 	int ret = 0;
 
 	while (ret == 0 && take_batch(l, &b))
-		ret = l->what->kind == PAGES_TASK ? place_task(l->to, b.from, b.where, b.n, &e)
-						  : place_object(l->to->fd, b.from, b.where, b.n, &e);
+		ret = l->what->kind == PAGES_TASK
+			      ? place_task(l->to, b.from, b.where, b.n, &e)
+			      : place_object(l->to->fd, b.from, b.where, b.n, &e);
 	if (ret < 0) {
 		pthread_mutex_lock(&l->lock);
 		if (!err_is(&l->err))
@@ -451,6 +457,7 @@ int pages_load(int dirfd, const struct pages_space *what, const struct pages_pla
 	img_pages_free(in);
 	stats->ns += io_now_ns() - began;
 	if (ret < 0)
-		return err_in(e, "%s %u", what->kind == PAGES_TASK ? "pid" : "shared memory", what->id);
+		return err_in(e, "%s %u", what->kind == PAGES_TASK ? "pid" : "shared memory",
+			      what->id);
 	return 0;
 }

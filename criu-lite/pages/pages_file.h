@@ -9,7 +9,8 @@
  * directory (link `parent` of dirfd) holds this space: then `clean` ranges (present, not
  * dirty) are entered as in-parent; otherwise everything present must be in `dirty`.
  * known: gets the sum of the pages file, for img_dir_seal().
- * Reads with process_vm_readv (or pread) in big pieces, two threads deep: reading and writing overlap. */
+ * Reads with process_vm_readv (or pread) in big pieces, two threads deep: reading and writing
+ * overlap. */
 int pages_dump(const struct pages_space *from, const struct scan *s, const prange_vec *clean,
 	       int dirfd, uint32_t pages_id, struct img_known *known, struct pages_stats *stats,
 	       struct err *e);

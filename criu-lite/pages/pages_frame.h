@@ -32,7 +32,7 @@
 #define FRAME_BYTES (FRAME_PAGES * 4096u)
 
 enum frame_flag {
-	FRAME_FRESH = 1,             /* the target holds nothing there: zero ranges are likely zero */
+	FRAME_FRESH = 1,             /* the target holds nothing there: zeros are likely zero */
 	FRAME_END = 2,
 };
 
@@ -47,7 +47,7 @@ struct frame_head {
 	uint32_t flags;
 	uint32_t ranges;
 	uint32_t payload;            /* bytes as sent */
-	uint64_t limit;              /* SHM: size of the object; bytes beyond it are not part of it */
+	uint64_t limit;              /* SHM: size of the object; what lies beyond is not of it */
 	uint64_t pages;              /* checksum if there are delta ranges, else 0 */
 	uint64_t sum, check;
 };

@@ -32,10 +32,10 @@ struct pages_space {
 	bool fixed;                  /* SHM: an object that nobody can truncate (no memfd): only of
 	                                these pages are left out by pages_opts.same, for the target
 	                                changes sizes when it is told the state */
-	uint64_t *sums;              /* SHM: XXH3 of each page (by number) that is read, to be filled in; */
+	uint64_t *sums;              /* SHM: XXH3 of each page read (by number), to be filled in; */
 	size_t n_sums;               /* so many. NULL, 0: nobody wants them */
-	bool live;                   /* pages_dump: the guest runs; what has gone is written as zeros,
-	                                the next scan will say so */
+	bool live;                   /* pages_dump: the guest runs; what has gone is written as
+	                                zeros, the next scan will say so */
 };
 
 #define PAGES_CONNS_MAX 64
@@ -105,8 +105,9 @@ int pages_flush(struct pages_sender *s, struct pages_stats *stats, struct err *e
 /* Gives up at once, from any thread: the next call, or the one under way, fails with `why`. */
 void pages_sender_cancel(struct pages_sender *s, const struct err *why);
 
-/* What is queued and not yet being sent comes back, ranges of one space together in `left` (appended;
- * each with a malloc'ed list); then pages_flush() has little left to wait for. From any thread. */
+/* What is queued and not yet being sent comes back, ranges of one space together in `left`
+ * (appended; each with a malloc'ed list); then pages_flush() has little left to wait for. From any
+ * thread. */
 struct pages_left {
 	struct pages_space space;
 	prange_vec range;

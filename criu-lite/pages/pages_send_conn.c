@@ -112,8 +112,8 @@ static int put_frame(struct conn *c, const uint8_t *payload, bool *busy, struct 
 		if (from_head > n)
 			from_head = n;
 		const uint8_t *rest = payload + (done > head ? done - head : 0);
-		int ret = from_head ? wire_write(c->fd, (uint8_t *)&c->frame + done, from_head, rest,
-						 n - from_head)
+		int ret = from_head ? wire_write(c->fd, (uint8_t *)&c->frame + done, from_head,
+						 rest, n - from_head)
 				    : wire_write(c->fd, rest, n, NULL, 0);
 		if (ret < 0)
 			return last_words(c, -ret, e);

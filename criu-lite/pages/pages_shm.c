@@ -137,9 +137,9 @@ static void room_for_hashes(struct shm_track *t, const prange_vec *data)
 	t->hash = vec_grow(t->hash, &t->hashes, pages, sizeof(*t->hash));
 }
 
-/* Pages that changed behind the trackers' backs. `known`: those reported in any case. They are not hashed
- * here: the guest may change them until they are read, and change them back after that. Whoever reads
- * them does it (shm_track_sums). */
+/* Pages that changed behind the trackers' backs. `known`: those reported in any case. They are not
+ * hashed here: the guest may change them until they are read, and change them back after that.
+ * Whoever reads them does it (shm_track_sums). */
 static int behind_our_back(struct shm_track *t, const struct shm_look *l, bool verify,
 			   const prange_vec *known, const prange_vec *data, prange_vec *changed,
 			   struct err *e)

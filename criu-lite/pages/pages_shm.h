@@ -31,8 +31,8 @@ struct shm_look {
 	const prange_vec *written, *unsure;  /* object offsets, ascending, by all trackers */
 	bool forks;                  /* processes were made on this host since the last look */
 	bool inherited;              /* they would have a mapping: not all are MADV_DONTFORK */
-	bool strangers;              /* at the last look somebody without a tracker may have had it mapped */
-	bool last;                   /* no other look will follow, unless the guest goes on after all */
+	bool strangers;              /* at the last look somebody may have mapped it untracked */
+	bool last;                   /* no other look follows, unless the guest goes on after all */
 };
 
 /* One look at the object. out: reset and dirty as offsets; dirty holds data only. The first

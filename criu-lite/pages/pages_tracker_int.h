@@ -8,7 +8,8 @@
 /* A mapping that userfaultfd refuses. */
 struct quirk {
 	uint64_t start, end, pgoff, ino;
-	enum { QUIRK_SKIP, QUIRK_FULL } what; /* cannot be written: nothing to do; else: all of it */
+	/* SKIP: cannot be written, nothing to do; FULL: all of it */
+	enum { QUIRK_SKIP, QUIRK_FULL } what;
 };
 
 /* A mapping of the list of the last look at the running guest. */
@@ -84,8 +85,8 @@ int soft_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err 
 /* Private content in [start, end) as PAGEMAP_SCAN tells: appends to `content`, guard pages to
  * `guard` (may be NULL). `q` must ask for CONTENT_ANYOF and return CONTENT_RET. */
 #define CONTENT_ANYOF (PM_CAT_PRESENT | PM_CAT_SWAPPED)
-int uffd_content(int pm, const struct pm_query *q, uint64_t start, uint64_t end, prange_vec *content,
-		 prange_vec *guard);
+int uffd_content(int pm, const struct pm_query *q, uint64_t start, uint64_t end,
+		 prange_vec *content, prange_vec *guard);
 /* The query for it. FILE makes the kernel look at each struct page, which is slow. */
 struct pm_query uffd_query(bool file_backed, bool guards);
 

@@ -60,7 +60,8 @@ static bool ranges_ok(const struct prange *r, size_t n)
 	uint64_t last = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		if (r[i].start < last || r[i].end <= r[i].start || (r[i].start | r[i].end) % PAGE_SIZE)
+		if (r[i].start < last || r[i].end <= r[i].start ||
+		    (r[i].start | r[i].end) % PAGE_SIZE)
 			return false;
 		last = r[i].end;
 	}
@@ -189,7 +190,8 @@ static int hand_out(int fd, const kept_vec *kept)
 		if (ret == 0)
 			ret = send_packet(fd, &n, sizeof(n), k->uffd);
 		for (size_t at = 0; at < n && ret == 0; at += PIECE)
-			ret = send_packet(fd, k->bytes.at + at, n - at < PIECE ? n - at : PIECE, -1);
+			ret = send_packet(fd, k->bytes.at + at, n - at < PIECE ? n - at : PIECE,
+					  -1);
 	}
 	char done;
 	if (ret == 0 && recv_packet(fd, &done, 1, NULL) != 1)

@@ -151,7 +151,8 @@ int soft_begin(struct tracker *t, struct err *e)
 }
 
 /* A new mapping has the bit everywhere, also where its object has nothing. */
-static void only_data(pid_t pid, const struct proc_vma *vma, const prange_vec *want, prange_vec *out)
+static void only_data(pid_t pid, const struct proc_vma *vma, const prange_vec *want,
+		      prange_vec *out)
 {
 	prange_vec data = { 0 };
 	bool told = tracker_data(pid, vma, want, &data) == 0;

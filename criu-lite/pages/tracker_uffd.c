@@ -16,9 +16,9 @@
  * private mappings of files the kernel keeps the mark over that (as a marker entry), so there
  * the known pages are looked at once more.
  *
- * Linux 6.15 to (at least) 6.18: MADV_GUARD_INSTALL over marked pages of a file mapping loops in the
- * kernel, as zapping them leaves markers that it zaps again. It can be interrupted, so the guest can
- * be frozen and killed, and goes on when the uffd is closed.
+ * Linux 6.15 to (at least) 6.18: MADV_GUARD_INSTALL over marked pages of a file mapping loops in
+ * the kernel, as zapping them leaves markers that it zaps again. It can be interrupted, so the
+ * guest can be frozen and killed, and goes on when the uffd is closed.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -143,8 +143,8 @@ static int sort_swapped(int pm, const struct pm_region *r, prange_vec *content, 
 	return 0;
 }
 
-int uffd_content(int pm, const struct pm_query *q, uint64_t start, uint64_t end, prange_vec *content,
-		 prange_vec *guard)
+int uffd_content(int pm, const struct pm_query *q, uint64_t start, uint64_t end,
+		 prange_vec *content, prange_vec *guard)
 {
 	pm_regions found = { 0 };
 	int ret = pm_scan(pm, q, start, end, &found);
@@ -191,8 +191,8 @@ static int read_and_mark(struct look *l, const struct proc_vma *vma, const prang
 
 	q.mask = mask;
 	if (mark) {
-		/* The zero page gets no mark, as it is not reported: it may have taken the place of a
-		 * known page after the first pass, and must be found by the next look. */
+		/* The zero page gets no mark, as it is not reported: it may have taken the place of
+		 * a known page after the first pass, and must be found by the next look. */
 		q.flags = PM_WP_MATCHING;
 		q.inverted = PM_CAT_ZERO | (l->t->guards ? PM_CAT_GUARD : 0);
 		q.mask |= q.inverted;
@@ -256,8 +256,8 @@ static int look_shared(struct look *l, const struct proc_vma *vma, const prange_
 		prange_or(known ? &data : candidates, &(prange_vec){ 0 }, &l->out->dirty);
 	else
 		for (size_t i = 0; i < data.n && ret == 0; i++)
-			ret = tracker_written(l->pm, PM_WP_MATCHING, data.at[i].start, data.at[i].end,
-					   &l->out->dirty);
+			ret = tracker_written(l->pm, PM_WP_MATCHING, data.at[i].start,
+					      data.at[i].end, &l->out->dirty);
 	vec_free(&data);
 	return ret;
 }
@@ -267,7 +267,8 @@ static int look_at(struct look *l, const struct proc_vma *vma, const prange_vec 
 	prange_vec candidates = { 0 };
 
 	prange_clip(all, vma->start, vma->end, &candidates);
-	int ret = vma->shared ? look_shared(l, vma, &candidates) : look_private(l, vma, &candidates);
+	int ret = vma->shared ? look_shared(l, vma, &candidates)
+			      : look_private(l, vma, &candidates);
 	vec_free(&candidates);
 	return ret;
 }
@@ -341,7 +342,8 @@ static int register_vma(struct tracker *t, const struct proc_vma *vma, struct er
 static int check_ours(int pm, const struct proc_vma *vma)
 {
 	prange_vec ignored = { 0 };
-	int ret = tracker_written(pm, PM_CHECK_WPASYNC, vma->start, vma->start + PAGE_SIZE, &ignored);
+	int ret = tracker_written(pm, PM_CHECK_WPASYNC, vma->start, vma->start + PAGE_SIZE,
+				  &ignored);
 
 	vec_free(&ignored);
 	return ret;

@@ -35,7 +35,7 @@ struct proc_status {
 	uint64_t sig_pnd, shd_pnd, sig_blk, sig_ign, sig_cgt;
 	uint64_t vm_rss, vm_locked, vm_size;  /* bytes */
 	bool thp_disabled;                    /* "THP_enabled: 0" */
-	uint32_t ns_pids;                     /* how many numbers NSpid has (>1: in a nested pid namespace) */
+	uint32_t ns_pids;                     /* numbers in NSpid (>1: nested pid namespace) */
 	pid_t nspid;                          /* the innermost */
 };
 int proc_status_parse(const char *text, size_t n, struct proc_status *out, struct err *e);

@@ -98,7 +98,8 @@ static int put(struct batch *b, gaddr slot, bool bounds, struct err *e)
 		{ (void *)(slot + SLOT_CUR), sizeof(head) },
 	};
 	size_t want = b->call.n * 64 + b->data.n + (bounds ? sizeof(head) : 0);
-	ssize_t n = process_vm_writev(b->in->of->pid, here, bounds ? 3 : 2, there, bounds ? 3 : 2, 0);
+	ssize_t n = process_vm_writev(b->in->of->pid, here, bounds ? 3 : 2, there, bounds ? 3 : 2,
+				      0);
 
 	if (n < 0 || (size_t)n != want)
 		return err_set(e, n < 0 ? errno : EFAULT, "write a batch");

@@ -100,7 +100,8 @@ static bool look_at(pid_t tid, char *state, int *threads)
 	*state = 'X';
 	*threads = 0;
 	if (rest) /* field 3; field 20 */
-		sscanf(rest, ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d",
+		sscanf(rest,
+		       ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d",
 		       state, threads);
 	return true;
 }
@@ -151,7 +152,8 @@ static void reap_others(struct remote *r)
 		if ((*t)->dead || (*t)->tid == r->pid)
 			continue;
 		/* of a tracee, stops are told too, asked for or not: they stay */
-		if (waitid(P_PID, (id_t)(*t)->tid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0 ||
+		if (waitid(P_PID, (id_t)(*t)->tid, &info,
+			   WEXITED | WNOHANG | WNOWAIT | __WALL) < 0 ||
 		    !info.si_pid || info.si_code == CLD_TRAPPED || info.si_code == CLD_STOPPED)
 			continue;
 		waitid(P_PID, (id_t)(*t)->tid, &info, WEXITED | WNOHANG | __WALL);
@@ -163,8 +165,10 @@ static void reap_others(struct remote *r)
 /* A parent in vfork(2) cannot be stopped before its child has called exec or exit. */
 static int does_not_stop(struct rthread *t, struct err *e)
 {
-	err_say(e, EBUSY, "thread %d does not stop: it waits in the kernel (vfork, or a device or file "
-			  "system that does not answer)", t->tid);
+	err_say(e, EBUSY,
+		"thread %d does not stop: it waits in the kernel (vfork, or a device or file "
+		"system that does not answer)",
+		t->tid);
 	return err_remedy(e, "try again; see /proc/%d/stack for what it waits for", t->tid);
 }
 
@@ -264,9 +268,9 @@ int thread_read_state(struct rthread *t, struct err *e)
 
 		err_set(e, why, "read FP state of thread %d", t->tid);
 		return why != ENODEV ? -why :
-			err_remedy(e, "a CPU with XSAVE is needed (Intel's since Sandy Bridge, AMD's since "
-				   "Bulldozer), and a kernel without the option noxsave; give a virtual "
-				   "machine another model of CPU");
+			err_remedy(e, "a CPU with XSAVE is needed (Intel's since Sandy Bridge, "
+				   "AMD's since Bulldozer), and a kernel without the option "
+				   "noxsave; give a virtual machine another model of CPU");
 	}
 	free(t->xstate);
 	t->xstate = xmemdup(x, v.iov_len);
@@ -417,7 +421,8 @@ static bool set_alarm(volatile unsigned *ticks, timer_t *timer)
 
 	ev.sigev_value.sival_ptr = (void *)ticks;
 	ev._sigev_un._tid = gettid();
-	return sigaction(SIGALRM, &sa, NULL) == 0 && timer_create(CLOCK_MONOTONIC, &ev, timer) == 0 &&
+	return sigaction(SIGALRM, &sa, NULL) == 0 &&
+	       timer_create(CLOCK_MONOTONIC, &ev, timer) == 0 &&
 	       timer_settime(*timer, 0, &its, NULL) == 0;
 }
 
@@ -449,7 +454,8 @@ int remote_hold(struct remote **out, pid_t pid, struct err *e)
 	while ((ret = hold_once(out, pid, &ticks, e)) == -ESRCH && lives_on(pid)) {
 		err_clear(e);
 		if (ticks >= STOP_TICKS_MAX) {
-			ret = err_say(e, ENOTSUP, "task %d: its main thread has exited, others run on", pid);
+			ret = err_say(e, ENOTSUP,
+				      "task %d: its main thread has exited, others run on", pid);
 			err_remedy(e, "only programs whose main thread lives can be carried over");
 			break;
 		}
@@ -471,8 +477,8 @@ static void wait_stopped(const struct remote *r)
 	int threads;
 
 	vec_each(&r->thread, t)
-		while (!(*t)->dead && look_at((*t)->tid, &state, &threads) && !strchr("TZX", state) &&
-		       io_now_ns() < until)
+		while (!(*t)->dead && look_at((*t)->tid, &state, &threads) &&
+		       !strchr("TZX", state) && io_now_ns() < until)
 			nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
 }
 
@@ -493,7 +499,8 @@ void remote_release(struct remote *r)
 			struct iovec v = { t->xstate, t->xstate_len };
 
 			/* in this order: with us dead in between, the trampoline does both */
-			if (thread_set_mask(t, t->sigmask, &e) < 0 || thread_set_regs(t, &t->regs, &e) < 0)
+			if (thread_set_mask(t, t->sigmask, &e) < 0 ||
+			    thread_set_regs(t, &t->regs, &e) < 0)
 				log_warn("task %d: %s", r->pid, e.text);
 			if (r->is_shell && t->xstate &&
 			    ptrace(PTRACE_SETREGSET, t->tid, NT_X86_XSTATE, &v) < 0)

@@ -9,8 +9,8 @@
  * mapping of that size there is known to be ours even before the code is in it. */
 #define STUB_HOME 0x2f00c0de0000ull
 
-/* How often we look what became of the guest while it runs a batch. It may have stopped for a signal
- * (SIGCONT that is queued for it does that), which is part of the downtime. */
+/* How often we look what became of the guest while it runs a batch. It may have stopped for a
+ * signal (SIGCONT that is queued for it does that), which is part of the downtime. */
 #define LOOK_US 2000
 
 struct remote {

@@ -120,8 +120,8 @@ static void *bear(void *arg)
 	return NULL;
 }
 
-/* By a thread that lives no longer than that: what has unshared its time namespace cannot make threads
- * (before Linux 6.3), nor go back while there are others. */
+/* By a thread that lives no longer than that: what has unshared its time namespace cannot make
+ * threads (before Linux 6.3), nor go back while there are others. */
 static pid_t fork_in_timens(pid_t pid, uint64_t flags, const char *offsets, uint8_t *area, int fd,
 			    struct err *e)
 {
@@ -148,7 +148,8 @@ static int taken_error(pid_t pid, int code, struct err *e)
 	}
 	err_set(e, code, "create a process with pid %d (clone3)", pid);
 	if (code == EPERM)
-		err_remedy(e, "CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE in the pid namespace is needed");
+		err_remedy(e, "CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE in the pid namespace is "
+			      "needed");
 	return -code;
 }
 

@@ -140,7 +140,8 @@ static int step_to_syscall_stop(struct rthread *t, struct err *e)
 		}
 		if (WSTOPSIG(status) == (SIGTRAP | 0x80) && status >> 16 == 0)
 			return 0;
-		if (status >> 16 == 0 && (WSTOPSIG(status) == SIGSEGV || WSTOPSIG(status) == SIGBUS))
+		if (status >> 16 == 0 &&
+		    (WSTOPSIG(status) == SIGSEGV || WSTOPSIG(status) == SIGBUS))
 			return err_say(e, EFAULT, "thread %d: fault in injected code", t->tid);
 		ptrace(PTRACE_SYSCALL, t->tid, 0, 0); /* a stop of the whole group, say */
 	}
@@ -188,7 +189,8 @@ static int put_frame(struct rthread *t, struct err *e)
 		return 0; /* a shell thread: nowhere to return to */
 	size_t n = arch_signal_frame(t, at, frame, sizeof(frame));
 	if (!n)
-		return err_say(e, ENOTSUP, "thread %d: FP state of %u bytes", t->tid, t->xstate_len);
+		return err_say(e, ENOTSUP, "thread %d: FP state of %u bytes", t->tid,
+			       t->xstate_len);
 	return remote_write(t->of, at, frame, n, e);
 }
 
@@ -210,7 +212,8 @@ int stub_enter(struct rthread *t, gaddr cur, gaddr end, struct err *e)
 	if (cur == slot + SLOT_HIDDEN &&
 	    (ret = remote_write(t->of, cur, &altstack, sizeof(altstack), e)) < 0)
 		return ret;
-	if ((ret = put_frame(t, e)) < 0 || (ret = remote_write(t->of, slot, &head, sizeof(head), e)) < 0)
+	if ((ret = put_frame(t, e)) < 0 ||
+	    (ret = remote_write(t->of, slot, &head, sizeof(head), e)) < 0)
 		return ret;
 	t->touched = true;
 	arch_regs_for_stub(&regs, t->of->stub, slot);
@@ -228,7 +231,8 @@ int stub_boot(struct remote *r, struct err *e)
 	gaddr calls = stub_slot(t) + SLOT_CALLS, data = stub_slot(t) + SLOT_PAIR;
 	struct timeval look = { 0, LOOK_US };
 	struct batch_entry pair[] = {
-		{ .nr = SYS_socketpair, .arg = { AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, data } },
+		{ .nr = SYS_socketpair,
+		  .arg = { AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, data } },
 	};
 	int32_t sv[2] = { -1, -1 };
 	int ret;
@@ -274,8 +278,8 @@ static int map_stub(struct rthread *t, gaddr where, uint64_t flags, int64_t *at,
 {
 	return stub_poke_syscall(t, "mmap", at, SYS_mmap, where, STUB_SIZE,
 				 PROT_READ | PROT_WRITE | PROT_EXEC,
-				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, (uint64_t)-1, 0,
-				 e);
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, (uint64_t)-1,
+				 0, e);
 }
 
 int stub_inject(struct remote *r, struct err *e)
@@ -354,7 +358,8 @@ int stub_park(struct remote *r, struct err *e)
 	r->live = NULL;
 	if (t == r->thread.at[0] || r->is_shell)
 		return 0;
-	if ((ret = thread_set_mask(t, t->sigmask, e)) < 0 || (ret = thread_set_regs(t, &t->regs, e)) < 0)
+	if ((ret = thread_set_mask(t, t->sigmask, e)) < 0 ||
+	    (ret = thread_set_regs(t, &t->regs, e)) < 0)
 		return ret;
 	t->touched = false;
 	return 0;
@@ -371,11 +376,11 @@ int stub_remove(struct remote *r, struct err *e)
 	if (ret == 0 && !t->stopped)
 		ret = thread_interrupt(t, e);
 	if (ret == 0 && r->guest_sock >= 0)
-		ret = stub_poke_syscall(t, "close", &ignored, SYS_close, (uint64_t)r->guest_sock, 0, 0,
-					0, 0, 0, e);
+		ret = stub_poke_syscall(t, "close", &ignored, SYS_close, (uint64_t)r->guest_sock, 0,
+					0, 0, 0, 0, e);
 	if (ret == 0)
-		ret = stub_poke_syscall(t, "munmap", &ignored, SYS_munmap, r->stub, STUB_SIZE, 0, 0, 0,
-					0, e);
+		ret = stub_poke_syscall(t, "munmap", &ignored, SYS_munmap, r->stub, STUB_SIZE, 0, 0,
+					0, 0, e);
 	r->stub = 0;
 	r->guest_sock = -1;
 	if (r->sock >= 0)

@@ -60,8 +60,8 @@ static bool runs_in(const struct rthread *t, gaddr stub)
 	return t->regs.rip >= stub && t->regs.rip < stub + STUB_CODE_SIZE;
 }
 
-/* A thread that was stopped (SIGSTOP) before its tail could run: what the tail would have put back is
- * in its frame, and the number of the socket in its slot. */
+/* A thread that was stopped (SIGSTOP) before its tail could run: what the tail would have put back
+ * is in its frame, and the number of the socket in its slot. */
 static int take_back(struct rthread *t, gaddr stub, uint64_t *sock, struct err *e)
 {
 	uint8_t frame[ARCH_FRAME_MIN];
@@ -114,7 +114,8 @@ static void close_pair(struct rthread *t, gaddr stub)
 	struct err ignored = ERR_INIT;
 	int64_t result;
 
-	if (remote_read(t->of, stub + STUB_CODE_SIZE + SLOT_PAIR, pair, sizeof(pair), &ignored) < 0 ||
+	if (remote_read(t->of, stub + STUB_CODE_SIZE + SLOT_PAIR, pair, sizeof(pair),
+			&ignored) < 0 ||
 	    pair[0] == pair[1] || !is_our_socket(t->of, pair[0]) || !is_our_socket(t->of, pair[1]))
 		return;
 	for (int i = 0; i < 2; i++)

@@ -55,7 +55,7 @@ void task_tree_kill(struct tree *t);
 int task_tree_share(struct tree *t, struct err *e);
 /* By these ids: KCMP_VM, KCMP_FILES or KCMP_FS. */
 bool task_shares(const struct task *a, const struct task *b, enum kcmp_type what);
-/* Alive, and the first in the tree of those alive that share it: what is done once is done for it. */
+/* Alive, and the first in the tree of those alive that share it: what is done once, it does. */
 bool task_is_first(const struct tree *t, const struct task *k, enum kcmp_type what);
 
 /* pstree.img, ids-PID.img and back. On the target, tasks come without remotes. */

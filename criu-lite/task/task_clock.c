@@ -43,7 +43,8 @@ int task_clock_offsets(pid_t pid, struct clocks *out, struct err *e)
 	}
 	if (ret < 0)
 		return ret;
-	if (sscanf((char *)text.at, "monotonic %lld %ld boottime %lld %ld", &ms, &mn, &bs, &bn) != 4)
+	if (sscanf((char *)text.at, "monotonic %lld %ld boottime %lld %ld", &ms, &mn, &bs,
+		   &bn) != 4)
 		return err_say(e, EBADMSG, "%s makes no sense", path);
 	*out = (struct clocks){ ms * NSEC + mn, bs * NSEC + bn, ms * NSEC + mn };
 	return 0;
@@ -105,14 +106,15 @@ int task_clock_check(const struct task *t, pid_t root, struct err *e)
 	link_of(t->pid, "time", a);
 	link_of(t->pid, "time_for_children", b);
 	if (*a && *b && strcmp(a, b)) {
-		err_say(e, ENOTSUP, "pid %d (%s) has another time namespace for its children", t->pid,
-			t->comm);
-		return err_remedy(e, "start the program inside that namespace (unshare --time --fork)");
+		err_say(e, ENOTSUP, "pid %d (%s) has another time namespace for its children",
+			t->pid, t->comm);
+		return err_remedy(e, "start the program inside that namespace (unshare --time "
+				     "--fork)");
 	}
 	link_of(root, "time", b);
 	if (*a && *b && strcmp(a, b)) {
-		err_say(e, ENOTSUP, "pid %d (%s) lives in another time namespace than pid %d", t->pid,
-			t->comm, root);
+		err_say(e, ENOTSUP, "pid %d (%s) lives in another time namespace than pid %d",
+			t->pid, t->comm, root);
 		return err_remedy(e, "only guests with one time namespace can be carried over");
 	}
 	return 0;
@@ -123,7 +125,8 @@ static int format(char *out, size_t n, const char *name, int64_t ns)
 	/* rounded down: the part of a second may not be negative */
 	int64_t sec = ns / NSEC - (ns % NSEC < 0);
 
-	return snprintf(out, n, "%s %lld %lld\n", name, (long long)sec, (long long)(ns - sec * NSEC));
+	return snprintf(out, n, "%s %lld %lld\n", name, (long long)sec,
+			(long long)(ns - sec * NSEC));
 }
 
 int task_clock_text(const struct clocks *now, char *out, size_t size, struct err *e)
@@ -133,7 +136,8 @@ int task_clock_text(const struct clocks *now, char *out, size_t size, struct err
 
 	if (access("/proc/self/timens_offsets", F_OK) < 0) {
 		err_say(e, ENOTSUP, "this kernel has no time namespaces (CONFIG_TIME_NS)");
-		return err_remedy(e, "leave out --timens: then the guest sees the clocks of this host");
+		return err_remedy(e, "leave out --timens: then the guest sees the clocks of this "
+				     "host");
 	}
 	if ((ret = task_clock_offsets(getpid(), &ours, e)) < 0)
 		return ret;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * System calls that wait until a moment of a clock which is another one on the target. They begin anew
- * there, with the moment that they find in the program's memory: it is put as far from the target's
- * now as it was from the source's. So the program waits as long as it would have, also if it calls
- * again with the same moment, or reckons with it (next += period).
+ * System calls that wait until a moment of a clock which is another one on the target. They begin
+ * anew there, with the moment that they find in the program's memory: it is put as far from the
+ * target's now as it was from the source's. So the program waits as long as it would have, also if
+ * it calls again with the same moment, or reckons with it (next += period).
  */
 #include <errno.h>
 #include <linux/futex.h>

@@ -20,7 +20,8 @@ static const struct {
 	const char *name;
 	unsigned bits;
 } caps[] = {
-	{ "all", CPU_CAP_ALL }, { "fpu", CPU_CAP_FPU }, { "cpu", CPU_CAP_CPU }, { "ins", CPU_CAP_INS },
+	{ "all", CPU_CAP_ALL }, { "fpu", CPU_CAP_FPU }, { "cpu", CPU_CAP_CPU },
+	{ "ins", CPU_CAP_INS },
 	{ "none", 0 },
 };
 
@@ -40,7 +41,8 @@ static int parse_cap(const char *text, size_t n, unsigned *out, struct err *e)
 		return 0;
 	}
 	err_say(e, EINVAL, "--cpu-cap: unknown capability %.*s", (int)n, text);
-	return err_remedy(e, "allowed are all, fpu, cpu, ins and none, by comma; ^ in front takes away");
+	return err_remedy(e, "allowed are all, fpu, cpu, ins and none, by comma; ^ in front takes "
+			     "away");
 }
 
 int cpu_cap_parse(const char *text, unsigned *out, struct err *e)
@@ -71,9 +73,9 @@ static const struct {
 	{ 18, 7, 0, EDX },
 };
 
-/* Of each word: the instructions that a program may use, by their names in /proc/cpuinfo. Not among them:
- * mmxext, which is an AMD's name for a part of SSE, and protection keys, for which a program asks the
- * kernel. */
+/* Of each word: the instructions that a program may use, by their names in /proc/cpuinfo. Not among
+ * them: mmxext, which is an AMD's name for a part of SSE, and protection keys, for which a program
+ * asks the kernel. */
 static const struct feature {
 	uint8_t word, bit;
 	const char *name;
@@ -91,7 +93,8 @@ static const struct feature {
 	{ 4, 23, "popcnt" }, { 4, 25, "aes" }, { 4, 26, "xsave" }, { 4, 28, "avx", AVX_ },
 	{ 4, 29, "f16c", AVX_ }, { 4, 30, "rdrand" },
 	{ 6, 0, "lahf_lm" }, { 6, 5, "abm" }, { 6, 6, "sse4a" }, { 6, 7, "misalignsse" },
-	{ 6, 8, "3dnowprefetch" }, { 6, 11, "xop", AVX_ }, { 6, 16, "fma4", AVX_ }, { 6, 21, "tbm" },
+	{ 6, 8, "3dnowprefetch" }, { 6, 11, "xop", AVX_ }, { 6, 16, "fma4", AVX_ },
+	{ 6, 21, "tbm" },
 	{ 9, 0, "fsgsbase" }, { 9, 3, "bmi1" }, { 9, 4, "hle" }, { 9, 5, "avx2", AVX_ },
 	{ 9, 8, "bmi2" }, { 9, 11, "rtm" }, { 9, 16, "avx512f", AVX512_ },
 	{ 9, 17, "avx512dq", AVX512_ }, { 9, 18, "rdseed" }, { 9, 19, "adx" },
@@ -112,7 +115,8 @@ static const struct feature {
 	{ 16, 29, "enqcmd" },
 	{ 18, 2, "avx512_4vnniw", AVX512_ }, { 18, 3, "avx512_4fmaps", AVX512_ },
 	{ 18, 8, "avx512_vp2intersect", AVX512_ }, { 18, 14, "serialize" }, { 18, 16, "tsxldtrk" },
-	{ 18, 22, "amx_bf16", AMX_ }, { 18, 23, "avx512_fp16", AVX512_ }, { 18, 24, "amx_tile", AMX_ },
+	{ 18, 22, "amx_bf16", AMX_ }, { 18, 23, "avx512_fp16", AVX512_ },
+	{ 18, 24, "amx_tile", AMX_ },
 	{ 18, 25, "amx_int8", AMX_ },
 };
 #define FEATURES (sizeof(features) / sizeof(features[0]))
@@ -122,7 +126,8 @@ static void read_words(CpuinfoX86Entry *c)
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
 		uint32_t r[4];
 
-		if (__get_cpuid_count(words[i].leaf, words[i].sub, &r[EAX], &r[EBX], &r[ECX], &r[EDX]))
+		if (__get_cpuid_count(words[i].leaf, words[i].sub, &r[EAX], &r[EBX], &r[ECX],
+				      &r[EDX]))
 			c->capability[words[i].word] = r[words[i].reg];
 	}
 }
@@ -156,7 +161,8 @@ static void read_model(CpuinfoX86Entry *c)
 	}
 	memset(id, 0, sizeof(id));
 	for (uint32_t i = 0; i < 3; i++)
-		__get_cpuid(0x80000002 + i, &id[4 * i], &id[4 * i + 1], &id[4 * i + 2], &id[4 * i + 3]);
+		__get_cpuid(0x80000002 + i, &id[4 * i], &id[4 * i + 1], &id[4 * i + 2],
+			    &id[4 * i + 3]);
 	c->model_id = xstrdup((char *)id);
 }
 
@@ -216,8 +222,8 @@ bool cpu_same(const CpuinfoX86Entry *a, const CpuinfoX86Entry *b)
 	for (size_t i = 0; i < CPU_WORDS; i++)
 		if (word(a, i) != word(b, i))
 			return false;
-	return a->vendor_id == b->vendor_id && a->cpu_family == b->cpu_family && a->model == b->model &&
-	       a->xfeatures_mask == b->xfeatures_mask;
+	return a->vendor_id == b->vendor_id && a->cpu_family == b->cpu_family &&
+	       a->model == b->model && a->xfeatures_mask == b->xfeatures_mask;
 }
 
 static int lacks(const char *what, const char *remedy, struct err *e)
@@ -227,7 +233,8 @@ static int lacks(const char *what, const char *remedy, struct err *e)
 			  "move it to a host whose CPU has them", remedy);
 }
 
-static int check_instructions(const CpuinfoX86Entry *need, const CpuinfoX86Entry *here, struct err *e)
+static int check_instructions(const CpuinfoX86Entry *need, const CpuinfoX86Entry *here,
+			      struct err *e)
 {
 	char names[700] = "";
 	size_t n = 0;
@@ -244,14 +251,15 @@ static int check_instructions(const CpuinfoX86Entry *need, const CpuinfoX86Entry
 
 static const char *const components[] = {
 	"x87", "SSE", "AVX", "MPX bounds", "MPX", "AVX-512 masks", "AVX-512", "AVX-512 (upper)",
-	"processor trace", "protection keys", "PASID", "shadow stack", "shadow stack (kernel)", "HDC",
+	"processor trace", "protection keys", "PASID", "shadow stack", "shadow stack (kernel)",
+	"HDC",
 	"user interrupts", "LBR", "HWP", "AMX tile configuration", "AMX tile data", "APX",
 };
 
 static int check_registers(const CpuinfoX86Entry *need, const CpuinfoX86Entry *here, struct err *e)
 {
-	/* Whether protection keys are in use shows in their register; MPX, for which Linux gives no memory
-	 * any more, likewise. */
+	/* Whether protection keys are in use shows in their register; MPX, for which Linux gives no
+	 * memory any more, likewise. */
 	uint64_t missing = need->xfeatures_mask & ~here->xfeatures_mask &
 			   ~(1ull << XSAVE_PKRU | 1ull << XSAVE_BNDREGS | 1ull << XSAVE_BNDCSR);
 	char names[400] = "";
@@ -263,8 +271,9 @@ static int check_registers(const CpuinfoX86Entry *need, const CpuinfoX86Entry *h
 					      components[i]);
 	if (!n && missing)
 		snprintf(names, sizeof(names), "components %#llx", (unsigned long long)missing);
-	return missing ? lacks(names, "use --cpu-cap=none there (registers in use are refused still)",
-			       e) : 0;
+	return missing ? lacks(names,
+			       "use --cpu-cap=none there (registers in use are refused still)", e)
+		       : 0;
 }
 
 int cpu_check(const CpuinfoX86Entry *need, const CpuinfoX86Entry *here, unsigned cap, struct err *e)
@@ -277,7 +286,8 @@ int cpu_check(const CpuinfoX86Entry *need, const CpuinfoX86Entry *here, unsigned
 		ret = check_registers(need, here, e);
 	if (ret == 0 && cap & CPU_CAP_CPU && !cpu_same(need, here)) {
 		err_say(e, ENOTSUP, "this CPU (%s) is not the same as the guest's (%s)",
-			here->model_id ? here->model_id : "?", need->model_id ? need->model_id : "?");
+			here->model_id ? here->model_id : "?",
+			need->model_id ? need->model_id : "?");
 		ret = err_remedy(e, "leave out cpu from --cpu-cap");
 	}
 	return ret;

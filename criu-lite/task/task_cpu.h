@@ -22,8 +22,8 @@
 /* "fpu,ins", "^cpu", "none"; "" is all. -EINVAL with remedy. */
 int cpu_cap_parse(const char *text, unsigned *out, struct err *e);
 
-/* That of this machine, as a program may use it: without what the kernel has not enabled. A new message,
- * to be freed by cpuinfo_x86_entry__free_unpacked. */
+/* That of this machine, as a program may use it: without what the kernel has not enabled. A new
+ * message, to be freed by cpuinfo_x86_entry__free_unpacked. */
 CpuinfoX86Entry *cpu_here(void);
 CpuinfoX86Entry *cpu_copy(const CpuinfoX86Entry *c);
 
@@ -32,4 +32,5 @@ void cpu_join(CpuinfoX86Entry *c, const CpuinfoX86Entry *add);
 bool cpu_same(const CpuinfoX86Entry *a, const CpuinfoX86Entry *b);
 
 /* 0 if a guest that needs `need` can live here. -ENOTSUP: names what is missing, remedy given. */
-int cpu_check(const CpuinfoX86Entry *need, const CpuinfoX86Entry *here, unsigned cap, struct err *e);
+int cpu_check(const CpuinfoX86Entry *need, const CpuinfoX86Entry *here, unsigned cap,
+	      struct err *e);

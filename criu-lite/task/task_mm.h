@@ -42,12 +42,12 @@ void task_mm_free(struct task_mm *m);
  * -EAGAIN: a running task was met in the middle of an exec or of a change of its mappings. */
 int task_mm_look(struct task *t, struct err *e);
 
-/* Running guest: as task_mm_look(), but while the mappings stay the same, smaps is read for a small part
- * of the time only: it takes 5 ms per GiB, in which the guest cannot change its mappings. */
+/* Running guest: as task_mm_look(), but while the mappings stay the same, smaps is read for a small
+ * part of the time only: it takes 5 ms per GiB, in which the guest cannot change its mappings. */
 int task_mm_look_again(struct task *t, struct err *e);
 
-/* After task_mm_check() of every task: System V segments are attached as a whole, and by nobody outside
- * the tree. -EBUSY: somebody is; or a task that runs has just attached one. */
+/* After task_mm_check() of every task: System V segments are attached as a whole, and by nobody
+ * outside the tree. -EBUSY: somebody is; or a task that runs has just attached one. */
 int task_sysv_check(const struct tree *t, struct err *e);
 
 /* Only the mappings, at this moment (no VmFlags); for a task that stands still. */
@@ -60,8 +60,8 @@ int task_mm_refresh(struct task *t, struct err *e);
  * foreign userfaultfd ...), naming address and remedy. */
 int task_mm_check(const struct task *t, struct err *e);
 
-/* Puts mm-PID.img, with the files and objects that are mapped. `frozen`: asks the guest for its brk and
- * dumpable; else these are left as known from /proc (skeleton for the target's shells). */
+/* Puts mm-PID.img, with the files and objects that are mapped. `frozen`: asks the guest for its brk
+ * and dumpable; else these are left as known from /proc (skeleton for the target's shells). */
 int task_mm_capture(struct task *t, struct kind_dump *c, bool frozen, struct img_set *set,
 		    struct err *e);
 

@@ -255,7 +255,7 @@ static int check_regs(const UserX86RegsEntry *m, struct err *e)
 
 #define STACK_MAX (256u << 10)
 
-/* A thread in a signal handler returns through a frame that the source's kernel made for its CPU. */
+/* A thread in a signal handler returns through a frame that the source made for its CPU. */
 static int fix_frames(struct rthread *t, const UserX86FpregsEntry *f, uint64_t sp,
 		      const struct xsave_layout *l, struct err *e)
 {
@@ -269,7 +269,9 @@ static int fix_frames(struct rthread *t, const UserX86FpregsEntry *f, uint64_t s
 	while (stack.n < STACK_MAX &&
 	       remote_read(t->of, at + stack.n, stack.at + stack.n, PAGE_SIZE, &ignored) == 0)
 		stack.n += PAGE_SIZE;
-	return xsave_fix_frames(l, stack.at, stack.n) ? remote_write(t->of, at, stack.at, stack.n, e) : 0;
+	return xsave_fix_frames(l, stack.at, stack.n)
+		       ? remote_write(t->of, at, stack.at, stack.n, e)
+		       : 0;
 }
 
 int task_regs_apply(struct rthread *t, const CoreEntry *core, const struct xsave_layout *l,

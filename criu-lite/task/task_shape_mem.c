@@ -58,8 +58,9 @@ static int check_wanted(const struct task *t, const shape_vma_vec *want, struct 
 		if (v->start < at || v->end <= v->start || v->end > SHAPE_USER_END)
 			return bad(t, i, "out of order or out of range", e);
 		if (v->start < stub.end && stub.start < v->end)
-			return err_say(e, ENOMEM, "mapping %lx-%lx of pid %d lies where the stub is",
-				       v->start, v->end, t->pid);
+			return err_say(e, ENOMEM,
+				       "mapping %lx-%lx of pid %d lies where the stub is", v->start,
+				       v->end, t->pid);
 		if (!(v->status & (SPECIAL | BACKING_STATUS)))
 			return bad(t, i, "of no kind that is known", e);
 		at = v->end;
@@ -241,8 +242,8 @@ static int backing_fd(struct kind_restore *c, const struct shape_vma *v, struct 
 }
 
 /* Mappings [from, to) of d->fresh: their files go into the shell for the while. */
-static int make_some(struct task *t, struct kind_restore *c, const shape_vma_vec *fresh, size_t from,
-		     size_t *to, struct err *e)
+static int make_some(struct task *t, struct kind_restore *c, const shape_vma_vec *fresh,
+		     size_t from, size_t *to, struct err *e)
 {
 	struct remote_fd fds[FDS_MAX];
 	uint64_t ids[FDS_MAX];
@@ -311,7 +312,8 @@ static int apply(struct shape_task *st, struct kind_restore *c, const struct dif
 		if (n->status & SPECIAL)
 			continue;
 		if (o->prot != n->prot)
-			pump_call(&p, "mprotect", SYS_mprotect, n->start, n->end - n->start, n->prot);
+			pump_call(&p, "mprotect", SYS_mprotect, n->start, n->end - n->start,
+				  n->prot);
 		advise(&p, n, o->madv);
 	}
 	if ((ret = pump_end(&p)) < 0)
@@ -439,8 +441,8 @@ int shape_finish(struct shape *s, struct task *t, const struct img_set *set, str
 		if (!(v->flags & MAP_LOCKED) || v->status & SPECIAL)
 			continue;
 		/* mlockall(2) also locks what no page can come to (PROT_NONE, guard pages, beyond a
-		 * file's end): mlock(2) sets the flag and says ENOMEM. What else may be wrong with it
-		 * is wrong with MLOCK_ONFAULT, too. */
+		 * file's end): mlock(2) sets the flag and says ENOMEM. What else may be wrong with
+		 * it is wrong with MLOCK_ONFAULT, too. */
 		pump_call(&p, "mlock2", SYS_mlock2, v->start, v->end - v->start, MLOCK_ONFAULT);
 		if (!(v->madv & VMA_MADV_ONFAULT))
 			pump_call(&p, "?mlock2", SYS_mlock2, v->start, v->end - v->start, 0);

@@ -77,7 +77,8 @@ int shape_save_pages(struct task *t, const struct shape_vma *w, struct shape_sav
 int shape_put_pages(struct task *t, const struct shape_saved *s, struct err *e)
 {
 	for (size_t i = 0; i < s->at.n; i++) {
-		int ret = remote_write(t->remote, s->at.at[i], s->pages.at + i * PAGE_SIZE, PAGE_SIZE, e);
+		int ret = remote_write(t->remote, s->at.at[i], s->pages.at + i * PAGE_SIZE,
+				       PAGE_SIZE, e);
 
 		if (ret < 0)
 			return ret;

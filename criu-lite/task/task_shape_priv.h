@@ -25,7 +25,7 @@ struct shape_task {
 
 /* ---- task_vdso_shape.c: the guest's vDSO on this kernel (task_vdso.h) ---- */
 
-/* Turns the guest's [vdso] and [vvar] in `want` into plain mappings where this kernel's do not fit. */
+/* Makes plain mappings of the guest's [vdso] and [vvar] in `want` where ours do not fit. */
 int shape_vdso_want(struct shape_task *st, const MmEntry *mm, shape_vma_vec *want, struct err *e);
 /* Puts this kernel's to their places, or aside, between the guest's mappings; *moved says whether
  * anything was. What the guest has no longer is unmapped already. */

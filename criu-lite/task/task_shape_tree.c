@@ -107,13 +107,15 @@ int shape_check(const struct img_set *set, bool shell_job,
 
 	if (task_tree_get(&t, set, &e) < 0)
 		complain(arg, &e);
-	pid_t root_sid = t.task.n ? t.task.at[0]->sid : 0, root_pgid = t.task.n ? t.task.at[0]->pgid : 0;
+	pid_t root_sid = t.task.n ? t.task.at[0]->sid : 0,
+	      root_pgid = t.task.n ? t.task.at[0]->pgid : 0;
 	vec_each(&t.task, it) {
 		struct task *k = *it;
 
 		vec_each(&k->tids, tid)
 			check_pid(*tid, *tid == k->pid ? "pid" : "thread id", complain, arg);
-		if (k->sid != k->pid && !task_find(&t, k->sid) && !(shell_job && k->sid == root_sid))
+		if (k->sid != k->pid && !task_find(&t, k->sid) &&
+		    !(shell_job && k->sid == root_sid))
 			check_pid(k->sid, "session", complain, arg);
 		if (k->pgid != k->pid && k->pgid != k->sid && !task_find(&t, k->pgid) &&
 		    !(shell_job && k->pgid == root_pgid))
@@ -362,8 +364,9 @@ static int bury(struct birth *b, struct shape_task *st)
 	if (shares(&st->task, &parent->task))
 		ret = run1(parent->task.remote, "munmap", SYS_munmap, stub.start,
 			   stub.end - stub.start, b->e);
-	return ret < 0 ? ret : run1(parent->task.remote, "?wait4", SYS_wait4, (uint64_t)st->task.pid,
-				    0, b->e);
+	return ret < 0 ? ret
+		       : run1(parent->task.remote, "?wait4", SYS_wait4, (uint64_t)st->task.pid, 0,
+			      b->e);
 }
 
 static bool stays(const struct birth *b, const struct shape_task *st)
@@ -459,10 +462,10 @@ static int flush_sigchld(struct task *t, struct err *e)
 	struct { uint64_t handler, flags, restorer, mask; } ignore = { 1 }, deflt = { 0 };
 	_cleanup_batch_ struct batch b = BATCH(remote_leader(t->remote));
 
-	batch_call(&b, "rt_sigaction", SYS_rt_sigaction, SIGCHLD, batch_in(&b, &ignore, sizeof(ignore)),
-		   0, 8);
-	batch_call(&b, "rt_sigaction", SYS_rt_sigaction, SIGCHLD, batch_in(&b, &deflt, sizeof(deflt)),
-		   0, 8);
+	batch_call(&b, "rt_sigaction", SYS_rt_sigaction, SIGCHLD,
+		   batch_in(&b, &ignore, sizeof(ignore)), 0, 8);
+	batch_call(&b, "rt_sigaction", SYS_rt_sigaction, SIGCHLD,
+		   batch_in(&b, &deflt, sizeof(deflt)), 0, 8);
 	return batch_run(&b, e);
 }
 

@@ -4,11 +4,12 @@
  * on with them by restart_syscall(2), from a restart_block that nobody can read or write from
  * outside.
  *
- * On the target the call begins anew. Where the remaining time was written over the request, as with
- * glibc's sleep(), that is exact. Where it is known from elsewhere (nanosleep's second argument, or
- * task_watch.c), the shell's thread itself begins the call with that and is interrupted in it, which
- * fills its restart_block; with rax = -ERESTART_RESTARTBLOCK the kernel resumes it at the release.
- * epoll_wait is not resumed by the kernel, but begun again: there the argument is what is left.
+ * On the target the call begins anew. Where the remaining time was written over the request, as
+ * with glibc's sleep(), that is exact. Where it is known from elsewhere (nanosleep's second
+ * argument, or task_watch.c), the shell's thread itself begins the call with that and is
+ * interrupted in it, which fills its restart_block; with rax = -ERESTART_RESTARTBLOCK the kernel
+ * resumes it at the release. epoll_wait is not resumed by the kernel, but begun again: there the
+ * argument is what is left.
  */
 #include <elf.h>
 #include <errno.h>
@@ -33,8 +34,8 @@
 /* What a thread in the stub is doing. */
 enum doing { SLEEPS, HAS_ENDED, UNKNOWN };
 
-/* Waits until the thread sleeps in system call `nr`, or has said that the call is over. That it is in
- * another call means nothing: while it is being woken /proc still shows the read() it slept in. */
+/* Waits until the thread sleeps in system call `nr`, or has said that the call is over. That it is
+ * in another call means nothing: while it is woken /proc still shows the read() it slept in. */
 static enum doing wait_asleep(const struct rthread *t, uint64_t nr)
 {
 	_cleanup_(buf_free) struct buf text = {0};
@@ -138,7 +139,8 @@ int task_sleep_arm(struct rthread *t, const CoreEntry *core, struct err *e)
 	int ret;
 
 	if (!tc->cl_rewound_sleep) {
-		if (tc->has_cl_sleep_left && (r->rax == SYS_epoll_wait || r->rax == SYS_epoll_pwait))
+		if (tc->has_cl_sleep_left &&
+		    (r->rax == SYS_epoll_wait || r->rax == SYS_epoll_pwait))
 			r->r10 = (tc->cl_sleep_left + 999999) / 1000000;
 		return 0;
 	}

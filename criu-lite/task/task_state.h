@@ -24,9 +24,9 @@ void task_watch_free(struct task_watch *w);
 
 /* Source, right after every remote_hold(), before any batch: makes the stop invisible to the guest.
  * A thread inside a restartable sequence (rseq) is sent to its abort handler, as a preemption does
- * it; a system call that would return EINTR for our stop alone is wound back. Tells whether the task
- * was stopped by a signal (t->state). Cheap. Capture does it as well, for threads that no batch has
- * run in yet. */
+ * it; a system call that would return EINTR for our stop alone is wound back. Tells whether the
+ * task was stopped by a signal (t->state). Cheap. Capture does it as well, for threads that no
+ * batch has run in yet. */
 int task_state_held(struct task *t, struct err *e);
 
 /* The second half of it for one thread: `pending_unblocked` are the signals that will interrupt

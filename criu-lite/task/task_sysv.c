@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* System V shared memory on the source: can it be carried? (Its contents and making: kind_shm_sysv.c.) */
+/* System V shared memory on the source: can it be carried? (Contents, making: kind_shm_sysv.c.) */
 #include <errno.h>
 #include <sys/shm.h>
 
@@ -42,9 +42,10 @@ static int check_whole(const struct proc_maps *m, size_t i, struct err *e)
 		    (i + 1 < m->vma.n && goes_on(v, v + 1));
 	if (begins && ends)
 		return 0;
-	err_say(e, ENOTSUP, "mapping %lx-%lx: part of System V segment %d, whose rest is unmapped", v->start,
-		v->end, (int)v->ino);
-	return err_remedy(e, "let the program attach it as a whole (shmat), or use memfd or shm_open");
+	err_say(e, ENOTSUP, "mapping %lx-%lx: part of System V segment %d, whose rest is unmapped",
+		v->start, v->end, (int)v->ino);
+	return err_remedy(e,
+			  "let the program attach it as a whole (shmat), or use memfd or shm_open");
 }
 
 static int check_task(const struct task *t, use_vec *uses, struct err *e)
@@ -69,11 +70,13 @@ static int check_outside(const struct use *u, const struct task *root, struct er
 		return err_set(e, errno, "System V segment %d", u->shmid);
 	if (ds.shm_nattch <= u->attached)
 		return 0;
-	err_say(e, EBUSY, "pid %d (%s): System V shared memory segment %d (key 0x%08x) is attached by a process "
-			  "outside the tree, too: %lu times, %lu of them inside", root->pid, root->comm,
-		u->shmid, (unsigned int)ds.shm_perm.__key, (unsigned long)ds.shm_nattch, u->attached);
-	return err_remedy(e, "end that process (grep SYSV /proc/*/maps finds it), or take -t of an ancestor of "
-			     "both");
+	err_say(e, EBUSY,
+		"pid %d (%s): System V shared memory segment %d (key 0x%08x) is attached by a "
+		"process outside the tree, too: %lu times, %lu of them inside",
+		root->pid, root->comm, u->shmid, (unsigned int)ds.shm_perm.__key,
+		(unsigned long)ds.shm_nattch, u->attached);
+	return err_remedy(e, "end that process (grep SYSV /proc/*/maps finds it), or take -t of an "
+			     "ancestor of both");
 }
 
 int task_sysv_check(const struct tree *t, struct err *e)

@@ -78,7 +78,8 @@ static int add(struct tree *t, pid_t pid, struct err *e)
 	if (ret < 0 || (ret = refuse(pid, &st, e)) < 0)
 		return ret;
 	if (st.state == 'Z' && st.num_threads > 1) {
-		err_say(e, EAGAIN, "pid %d (%s): its main thread has exited, others run on", pid, st.comm);
+		err_say(e, EAGAIN, "pid %d (%s): its main thread has exited, others run on", pid,
+			st.comm);
 		return err_remedy(e, "only programs whose main thread lives can be carried over");
 	}
 	struct task *k = task_find(t, pid);
@@ -194,8 +195,8 @@ static int scan_once(struct tree *t, pid_t root, struct err *e)
 	order(t, &found);
 	ret = 0;
 	if (t->task.n && t->task.at[0]->state == TASK_DEAD)
-		ret = err_say(e, ESRCH, "pid %d is a zombie: nothing of it is left but its exit code",
-			      root);
+		ret = err_say(e, ESRCH,
+			      "pid %d is a zombie: nothing of it is left but its exit code", root);
 out:
 	vec_free(&todo);
 	vec_free(&found);
@@ -272,7 +273,8 @@ void task_tree_kill(struct tree *t)
 
 /* ---- what tasks share ---- */
 
-static uint32_t share_id(const struct tree *t, size_t i, int type, uint32_t *(*field)(struct task *))
+static uint32_t share_id(const struct tree *t, size_t i, int type,
+			 uint32_t *(*field)(struct task *))
 {
 	struct task *k = t->task.at[i];
 

@@ -44,13 +44,15 @@ struct dynamic {
 };
 
 /* Addresses are offsets: it is linked at 0, in one piece. */
-static int read_dynamic(const struct image *i, const Elf64_Phdr *ph, struct dynamic *d, struct err *e)
+static int read_dynamic(const struct image *i, const Elf64_Phdr *ph, struct dynamic *d,
+			struct err *e)
 {
 	*d = (struct dynamic){ 0 };
 	for (uint64_t k = 0; k < ph->p_filesz / sizeof(Elf64_Dyn); k++) {
 		Elf64_Dyn dyn;
 
-		if (ph->p_offset > i->n || !get(i, ph->p_offset + k * sizeof(dyn), &dyn, sizeof(dyn)))
+		if (ph->p_offset > i->n ||
+		    !get(i, ph->p_offset + k * sizeof(dyn), &dyn, sizeof(dyn)))
 			return bad(e, "dynamic section");
 		if (dyn.d_tag == DT_NULL)
 			break;
@@ -101,8 +103,8 @@ static int read_headers(const struct image *i, struct vdso *out, struct dynamic 
 	return read_dynamic(i, &dynamic, d, e);
 }
 
-/* DT_HASH tells their number; DT_GNU_HASH (alone since Linux 6.12 on some) does not: the string table
- * follows the symbols in all that linkers make. */
+/* DT_HASH tells their number; DT_GNU_HASH (alone since Linux 6.12 on some) does not: the string
+ * table follows the symbols in all that linkers make. */
 static uint64_t count_symbols(const struct image *i, const struct dynamic *d)
 {
 	uint32_t head[2];
@@ -112,7 +114,8 @@ static uint64_t count_symbols(const struct image *i, const struct dynamic *d)
 	return d->strtab > d->symtab ? (d->strtab - d->symtab) / sizeof(Elf64_Sym) : 0;
 }
 
-static bool read_name(const struct image *i, const struct dynamic *d, uint32_t at, char *out, size_t n)
+static bool read_name(const struct image *i, const struct dynamic *d, uint32_t at, char *out,
+		      size_t n)
 {
 	if (at >= d->strsz)
 		return false;
@@ -125,7 +128,8 @@ static bool read_name(const struct image *i, const struct dynamic *d, uint32_t a
 	return true;
 }
 
-static int read_entries(const struct image *i, const struct dynamic *d, struct vdso *out, struct err *e)
+static int read_entries(const struct image *i, const struct dynamic *d, struct vdso *out,
+			struct err *e)
 {
 	uint64_t count = count_symbols(i, d);
 	Elf64_Sym s;
@@ -233,8 +237,8 @@ static void emit_syscall(struct code *c, uint32_t nr)
 	emit(c, "\x0f\x05\xc3", 3);
 }
 
-/* The state that the caller keeps for __vdso_getrandom is a matter between one kernel and its own vDSO:
- * always the system call. With a fifth argument of -1 libc asks how big that state is to be. */
+/* The state that the caller keeps for __vdso_getrandom is a matter between one kernel and its own
+ * vDSO: always the system call. With a fifth argument of -1 libc asks how big that state is. */
 static void emit_getrandom(struct code *c)
 {
 	emit(c, "\x49\x83\xf8\xff\x74\x08", 6); /* cmp $-1, %r8; je 1f */
@@ -289,8 +293,10 @@ int vdso_patch(uint8_t *image, size_t n, const struct vdso *old, const struct vd
 
 		make_code(&c, v, now, base);
 		if (c.n > v->room || v->at > n || c.n > n - v->at) {
-			err_say(e, ENOTSUP, "the vDSO of the guest's kernel: %s has %u bytes, a jump "
-					    "takes %zu", v->name, v->room, c.n);
+			err_say(e, ENOTSUP,
+				"the vDSO of the guest's kernel: %s has %u bytes, a jump "
+				"takes %zu",
+				v->name, v->room, c.n);
 			return err_remedy(e, "use the kernel that the guest was started on");
 		}
 		memcpy(image + v->at, c.at, c.n);

@@ -2,15 +2,15 @@
 /*
  * The guest's vDSO on this kernel. Every shell has this kernel's own. It stands
  *
- *   at the guest's place, if the guest's is the same (by their ids), and no time namespace is entered;
- *   else aside, in a part of the address space that programs leave empty, and the guest's is plain
- *   memory whose entries lead there.
+ *   at the guest's place, if the guest's is the same (by their ids), and no time namespace is
+ *   entered; else aside, in a part of the address space that programs leave empty, and the guest's
+ *   is plain memory whose entries lead there.
  *
- * A vDSO that was kept over some kernels and comes back to its own gives way to it at the end, when no
- * more pages arrive for the place where it stands.
+ * A vDSO that was kept over some kernels and comes back to its own gives way to it at the end, when
+ * no more pages arrive for the place where it stands.
  *
- * What stood aside on the source stays as plain memory, too, until the next move: a signal handler may
- * return into it.
+ * What stood aside on the source stays as plain memory, too, until the next move: a signal handler
+ * may return into it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -130,10 +130,11 @@ int shape_vdso_want(struct shape_task *st, const MmEntry *mm, shape_vma_vec *wan
 	st->vdso = VDSO_AS_IT_IS;
 	if (!v) /* the guest has none; or images of CRIU's: what can be compared is the shape */
 		return 0;
-	if ((ret = vdso_here(&image, &n, &here, e)) < 0 || (ret = data_size(&st->task, &data, e)) < 0)
+	if ((ret = vdso_here(&image, &n, &here, e)) < 0 ||
+	    (ret = data_size(&st->task, &data, e)) < 0)
 		return ret;
-	/* In a time namespace the data pages are others. A thread that is half-way through (before a
-	 * signal handler) would take those for what it has looked at. */
+	/* In a time namespace the data pages are others. A thread that is half-way through (before
+	 * a signal handler) would take those for what it has looked at. */
 	if (v->id == here.id && is_native(want, v->at) && !st->task.clock_goes_on)
 		return 0;
 	st->vdso = v->id == here.id && v->at > data && covers(want, v->at - data, v->at + n) ?
@@ -242,8 +243,8 @@ static bool overlaps(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end)
 	return a < b_end && b < a_end;
 }
 
-static bool is_free(uint64_t at, uint64_t end, const shape_vma_vec *want, const struct proc_maps *maps,
-		    bool ours_too)
+static bool is_free(uint64_t at, uint64_t end, const shape_vma_vec *want,
+		    const struct proc_maps *maps, bool ours_too)
 {
 	vec_each(want, v)
 		if (overlaps(at, end, v->start, v->end))
@@ -255,8 +256,9 @@ static bool is_free(uint64_t at, uint64_t end, const shape_vma_vec *want, const 
 }
 
 /* Not just anywhere: below a stack it would be in the way of its growth. */
-static int move_aside(struct shape_task *st, const shape_vma_vec *want, const struct proc_maps *maps,
-		      const special_vec *have, bool *moved, struct err *e)
+static int move_aside(struct shape_task *st, const shape_vma_vec *want,
+		      const struct proc_maps *maps, const special_vec *have, bool *moved,
+		      struct err *e)
 {
 	struct pump p = PUMP(st->task.remote, e);
 	uint64_t start = have->at[0].start, len = have->at[have->n - 1].end - start;
@@ -316,7 +318,8 @@ static int inventory_image(const struct img_set *set, struct buf *out, struct er
 	if (ret < 0)
 		return ret;
 	if (!in->has_cl_vdso_image)
-		return err_say(e, EBADMSG, "inventory.img: the vDSO of the guest's kernel is missing");
+		return err_say(e, EBADMSG,
+			       "inventory.img: the vDSO of the guest's kernel is missing");
 	buf_put(out, in->cl_vdso_image.data, in->cl_vdso_image.len);
 	return 0;
 }
@@ -326,8 +329,8 @@ static void guest_image(struct shape_task *st, uint64_t at, struct buf *out)
 	struct err ignored = ERR_INIT;
 
 	out->at = vec_grow(out->at, &out->cap, VDSO_IMAGE_MAX, 1);
-	while (out->n < VDSO_IMAGE_MAX &&
-	       remote_read(st->task.remote, at + out->n, out->at + out->n, PAGE_SIZE, &ignored) == 0)
+	while (out->n < VDSO_IMAGE_MAX && remote_read(st->task.remote, at + out->n,
+						      out->at + out->n, PAGE_SIZE, &ignored) == 0)
 		out->n += PAGE_SIZE;
 }
 
@@ -369,7 +372,8 @@ static int keep(struct shape_task *st, const struct img_set *set, const VdsoImag
 }
 
 /* What stood aside on the source: nothing leads there any more. */
-static int keep_last(struct shape_task *st, const struct img_set *set, const MmEntry *mm, struct err *e)
+static int keep_last(struct shape_task *st, const struct img_set *set, const MmEntry *mm,
+		     struct err *e)
 {
 	_cleanup_(buf_free) struct buf image = { 0 };
 	uint64_t at = 0, room = 0;
@@ -427,8 +431,8 @@ static int go_home(struct shape_task *st, const special_vec *have, uint64_t vdso
 	return pump_end(&p);
 }
 
-int shape_vdso_finish(struct shape_task *st, const struct img_set *set, const MmEntry *mm, bool *moved,
-		      struct err *e)
+int shape_vdso_finish(struct shape_task *st, const struct img_set *set, const MmEntry *mm,
+		      bool *moved, struct err *e)
 {
 	struct proc_maps maps = { 0 };
 	special_vec have = { 0 };

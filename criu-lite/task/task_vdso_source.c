@@ -50,7 +50,8 @@ static uint64_t auxv_vdso(const uint64_t *auxv, size_t n)
 	return 0;
 }
 
-static int read_image(const struct task *t, uint64_t at, uint64_t end, struct buf *out, struct err *e)
+static int read_image(const struct task *t, uint64_t at, uint64_t end, struct buf *out,
+		      struct err *e)
 {
 	char path[48];
 	size_t n = end - at < VDSO_IMAGE_MAX ? end - at : VDSO_IMAGE_MAX;

@@ -346,8 +346,8 @@ static bool still_in(const struct rthread *t, const struct call *c)
 	return (r->orig_rax == c->nr || r->orig_rax == SYS_restart_syscall) && same_call(&now, c);
 }
 
-/* The same arguments may be those of the next turn of a loop. If it is one sleep, the thread has gone
- * to sleep once since then: in our stop. */
+/* The same arguments may be those of the next turn of a loop. If it is one sleep, the thread has
+ * gone to sleep once since then: in our stop. */
 static bool slept_on(int dir, const struct sleeper *s, struct buf *text)
 {
 	uint64_t ran, slept;

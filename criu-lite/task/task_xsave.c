@@ -64,8 +64,8 @@ static void ask_cpu(struct xsave_layout *l)
 	}
 }
 
-/* In a virtual machine each CPUID takes some 35 us, too long for every task of a frozen guest; and what
- * it says of the machine that we run on does not change. */
+/* In a virtual machine each CPUID takes some 35 us, too long for every task of a frozen guest; and
+ * what it says of the machine that we run on does not change. */
 void xsave_layout_here(struct xsave_layout *l)
 {
 	static struct xsave_layout here;
@@ -187,8 +187,8 @@ static int lacks(const char *name, int nr, struct err *e)
 	return err_remedy(e, "move it to a host whose CPU has it");
 }
 
-/* Every program has a PKRU that is not the CPU's initial one, where there are protection keys at all. As
- * long as it is the kernel's own, the program uses no keys, and needs none. */
+/* Every program has a PKRU that is not the CPU's initial one, where there are protection keys at
+ * all. As long as it is the kernel's own, the program uses no keys, and needs none. */
 static bool is_usual(const struct component *c, const void *p)
 {
 	uint32_t pkru;

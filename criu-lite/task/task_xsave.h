@@ -40,9 +40,9 @@ void xsave_layout_here(struct xsave_layout *l);
 int xsave_to_image(const struct xsave_layout *l, const uint8_t *area, uint32_t len,
 		   UserX86FpregsEntry **out, struct err *e);
 
-/* Signal frames in a piece of stack (at a multiple of 64): components that `l` lacks are taken out of
- * their FP state, or the program would die of SIGSEGV when it returns from its handler. How many were
- * changed. */
+/* Signal frames in a piece of stack (at a multiple of 64): components that `l` lacks are taken out
+ * of their FP state, or the program would die of SIGSEGV when it returns from its handler. How many
+ * were changed. */
 size_t xsave_fix_frames(const struct xsave_layout *l, uint8_t *stack, size_t n);
 
 /* A new area of l->size bytes. -EBADMSG: damaged; -ENOTSUP with remedy: this CPU

@@ -2,16 +2,16 @@
 /*
  * Guest that sweeps over its memory: dirtier MIB RATE STATUS
  *
- * Fills MIB of memory with noise, then goes over it again and again from its beginning to its end, so
- * that RATE MiB of it are new noise each second: nothing of that compresses, and no page is like it
- * was before. It works only while it runs: time in which it is stopped by SIGSTOP is not made up for,
- * as with a program that computes; time in which other programs have the CPU is, so that RATE is right
- * on a busy machine, too. On every SIGUSR1 it writes one line to the file STATUS:
+ * Fills MIB of memory with noise, then goes over it again and again from its beginning to its end,
+ * so that RATE MiB of it are new noise each second: nothing of that compresses, and no page is like
+ * it was before. It works only while it runs: time in which it is stopped by SIGSTOP is not made up
+ * for, as with a program that computes; time in which other programs have the CPU is, so that RATE
+ * is right on a busy machine, too. On every SIGUSR1 it writes one line to the file STATUS:
  *
  *   ready | us N pages N gap_us N bad N
  *
- * us: CLOCK_MONOTONIC. pages: written so far, its loop counter. gap_us: the longest time between two
- * steps since the last line. bad: pages whose content is not what was written.
+ * us: CLOCK_MONOTONIC. pages: written so far, its loop counter. gap_us: the longest time between
+ * two steps since the last line. bad: pages whose content is not what was written.
  */
 #include "bench_guest.h"
 

@@ -63,8 +63,8 @@ static void semaphore(void **state)
 	close(fd);
 }
 
-/* As before Linux 6.5: fdinfo does not say which are semaphores. Blocking ones, that a wrong step would
- * wait for ever. */
+/* As before Linux 6.5: fdinfo does not say which are semaphores. Blocking ones, that a wrong step
+ * would wait for ever. */
 static void old_kernel(void **state)
 {
 	static const uint64_t counts[] = { 0, 1, 2, 3, 1ull << 40, UINT64_MAX - 2, UINT64_MAX - 1 };

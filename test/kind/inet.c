@@ -94,7 +94,8 @@ static void listening(void **state)
 	assert_int_equal(info.tcpi_state, TCP_LISTEN);
 	assert_int_equal(info.tcpi_sacked, 17);
 	char cc[16] = "";
-	assert_return_code(getsockopt(r, IPPROTO_TCP, TCP_CONGESTION, cc, &(socklen_t){ 16 }), errno);
+	assert_return_code(getsockopt(r, IPPROTO_TCP, TCP_CONGESTION, cc, &(socklen_t){ 16 }),
+			   errno);
 	assert_string_equal(cc, "reno");
 	assert_int_equal(get(r, SOL_SOCKET, SO_REUSEADDR), 1);
 	assert_int_equal(get(r, SOL_SOCKET, SO_RCVBUF), rcv);
@@ -335,7 +336,8 @@ static void address_not_here(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(listening), cmocka_unit_test(port_checked), cmocka_unit_test(port_taken),
+		cmocka_unit_test(listening), cmocka_unit_test(port_checked),
+		cmocka_unit_test(port_taken),
 		cmocka_unit_test(reuseport_group_and_v6), cmocka_unit_test(generic_options),
 		cmocka_unit_test(udp_bound_and_connected), cmocka_unit_test(tcp_not_connected),
 		cmocka_unit_test(connections), cmocka_unit_test(refused),

@@ -130,7 +130,8 @@ static inline void trip_end(struct trip *t)
 #define assert_says(t, what) \
 	do { \
 		if (!strstr((t)->e.text, what) && !strstr((t)->e.remedy, what)) \
-			fail_msg("\"%s; %s\" does not say \"%s\"", (t)->e.text, (t)->e.remedy, what); \
+			fail_msg("\"%s; %s\" does not say \"%s\"", (t)->e.text, (t)->e.remedy, \
+				 what); \
 	} while (0)
 
 static inline void write_file(const char *path, const char *text)

@@ -153,8 +153,8 @@ static void test_task(void **state)
 	assert_non_null(strstr(e.text, "write"));
 	end(from);
 	/* The process is gone. */
-	assert_true(pages_dump(&s, &(struct scan){ .dirty = { dirty.at, dirty.n, 0 } }, NULL, dir, 2,
-			       &known, &st, &e) < 0);
+	assert_true(pages_dump(&s, &(struct scan){ .dirty = { dirty.at, dirty.n, 0 } }, NULL, dir,
+			       2, &known, &st, &e) < 0);
 	vec_free(&known.file);
 	end(to);
 	close(place.mem_fd);

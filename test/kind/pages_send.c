@@ -176,7 +176,8 @@ static void *proxy_run(void *arg)
 				up = false;
 				break;
 			}
-			if (i == 0 && p->flip_at >= seen && p->flip_at < seen + (size_t)n && p->flip_at)
+			if (i == 0 && p->flip_at >= seen && p->flip_at < seen + (size_t)n &&
+			    p->flip_at)
 				buf[p->flip_at - seen] ^= 0x10;
 			if (i == 0)
 				seen += (size_t)n;

@@ -105,7 +105,8 @@ static void begin(struct object *o, bool memfd)
 		o->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, o->fd, 0);
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", o->fd);
 	} else {
-		o->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		o->map = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+			      0);
 		snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (uintptr_t)o->map,
 			 (uintptr_t)o->map + SIZE);
 	}

@@ -38,7 +38,8 @@ static void *sleeper(void *arg)
 /* A victim with `threads` sleeping threads that counts, with a check on its own registers. */
 static pid_t victim(struct shared **out, int threads)
 {
-	struct shared *s = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct shared *s = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+				0);
 	pid_t pid = fork();
 
 	if (pid == 0) {
@@ -77,7 +78,12 @@ static void expect_goes_on(pid_t pid, struct shared *s)
 	munmap(s, 4096);
 }
 
-#define OK(call) do { int ret_ = (call); if (ret_ < 0) fail_msg("%s: %s", #call, e.text); } while (0)
+#define OK(call) \
+	do { \
+		int ret_ = (call); \
+		if (ret_ < 0) \
+			fail_msg("%s: %s", #call, e.text); \
+	} while (0)
 
 static size_t maps_lines(pid_t pid)
 {

@@ -154,7 +154,8 @@ static void *waiter_thread(void *arg)
 	shared.waiter = (pid_t)syscall(SYS_gettid);
 	shared.waiter_bad |= syscall(SYS_poll, NULL, 0, 700) != 0;
 	shared.waiter_bad |= now_ns() - from < 699000000 ? 2 : 0;
-	shared.waiter_bad |= syscall(SYS_rt_sigtimedwait, &set, NULL, NULL, 8) != SIGRTMIN + 4 ? 4 : 0;
+	shared.waiter_bad |= syscall(SYS_rt_sigtimedwait, &set, NULL, NULL, 8) != SIGRTMIN + 4 ? 4
+											       : 0;
 	return NULL;
 }
 
@@ -443,7 +444,8 @@ static void assert_same_core(const struct img_set *a, const struct img_set *b, p
 		size_t nx = strcspn(x, "\n"), ny = strcspn(y, "\n");
 
 		if (nx != ny || memcmp(x, y, nx))
-			fail_msg("thread %d: found '%.*s', made '%.*s'", tid, (int)nx, x, (int)ny, y);
+			fail_msg("thread %d: found '%.*s', made '%.*s'", tid, (int)nx, x, (int)ny,
+				 y);
 		x += nx + !!x[nx];
 		y += ny + !!y[ny];
 	}

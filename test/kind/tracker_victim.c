@@ -99,7 +99,8 @@ static void random_steps(unsigned seed, uint64_t steps, const struct fds *fd)
 	for (uint64_t i = 0; i < steps; i++) {
 		bool upper = rand() % 2;
 		uint64_t a = random_page(upper);
-		uint64_t pages = rand() % 8 ? 1u + (unsigned)rand() % 16 : (unsigned)rand() % 512 + 1;
+		uint64_t pages = rand() % 8 ? 1u + (unsigned)rand() % 16
+					    : (unsigned)rand() % 512 + 1;
 		unsigned op = (unsigned)rand() % 40;
 
 		if (op < 10)

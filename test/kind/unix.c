@@ -490,8 +490,8 @@ static void descriptors_in_flight(void **state)
 	}
 }
 
-/* A descriptor comes with the message of a stream that it was sent with, not earlier; if that is the
- * only one, it may be read in parts. */
+/* A descriptor comes with the message of a stream that it was sent with, not earlier; if that is
+ * the only one, it may be read in parts. */
 static void boundary_in_stream(void **state)
 {
 	for (int single = 0; single < 2; single++) {

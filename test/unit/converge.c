@@ -13,8 +13,8 @@
 #define MIB 1048576.0
 #define ROUNDS_MAX 400
 
-/* A guest that writes `rate` bytes per s here and there in `hot` bytes of its memory, and a link that
- * places `link` bytes per s. */
+/* A guest that writes `rate` bytes per s here and there in `hot` bytes of its memory, and a link
+ * that places `link` bytes per s. */
 struct world {
 	double memory, hot, rate, link;
 	int64_t max_downtime;
@@ -49,7 +49,8 @@ static struct outcome play(const struct world *w)
 		double send = dirty / w->link + 0.0005;
 		struct converge_round r = {
 			.number = i, .dirty = (uint64_t)dirty, .ran = run, .fixed_ns = 3000000,
-			.interval_ns = (uint64_t)(interval * 1e9), .send_ns = (uint64_t)(send * 1e9),
+			.interval_ns = (uint64_t)(interval * 1e9),
+			.send_ns = (uint64_t)(send * 1e9),
 		};
 		uint64_t now = (uint64_t)((o.seconds + send) * 1e9);
 
@@ -88,9 +89,9 @@ static void all_converge_when_throttled(void **state)
 
 			w.mode = mode;
 			struct outcome o = play(&w);
-			print_message("W/L %g %s: %.1f s, lost %.1f s, %.0f ms, %u rounds, %u %%\n", ratios[i],
-				      mode ? "model" : "ramp", o.seconds, o.lost_s, o.downtime_ms, o.rounds,
-				      o.throttle_max);
+			print_message("W/L %g %s: %.1f s, lost %.1f s, %.0f ms, %u rounds, %u %%\n",
+				      ratios[i], mode ? "model" : "ramp", o.seconds, o.lost_s,
+				      o.downtime_ms, o.rounds, o.throttle_max);
 			assert_true(o.converged);
 			assert_true(o.downtime_ms <= 300);
 			assert_true(o.throttle_max <= 99);
@@ -144,8 +145,9 @@ static void the_model_gives_speed_back(void **state)
 
 static void a_hot_set_is_not_underrated(void **state)
 {
-	/* the same 80 MiB again and again, far faster than any round: what is left is always that */
-	struct world w = { .memory = 4096 * MIB, .hot = 80 * MIB, .rate = 2000 * MIB, .link = 100 * MIB,
+	/* the same 80 MiB again and again, faster than any round: what is left is always that */
+	struct world w = { .memory = 4096 * MIB, .hot = 80 * MIB, .rate = 2000 * MIB,
+			   .link = 100 * MIB,
 			   .off = true };
 	struct outcome o = play(&w);
 
@@ -160,8 +162,9 @@ static void the_throttle_has_a_limit(void **state)
 {
 	struct flow_qos q;
 	struct converge c;
-	struct converge_round r = { .dirty = 1 << 30, .interval_ns = 1000000, .send_ns = 10000000000,
-				    .ran = 1 };
+	struct converge_round r = {
+		.dirty = 1 << 30, .interval_ns = 1000000, .send_ns = 10000000000, .ran = 1
+	};
 
 	qos_defaults(&q);
 	q.ac_max = 60;
@@ -185,7 +188,9 @@ static void ramp_is_qemus(void **state)
 {
 	struct flow_qos q;
 	struct converge c;
-	struct converge_round r = { .dirty = 1 << 30, .interval_ns = 1, .send_ns = 10000000000, .ran = 1 };
+	struct converge_round r = {
+		.dirty = 1 << 30, .interval_ns = 1, .send_ns = 10000000000, .ran = 1
+	};
 	unsigned want[] = { 0, 0, 20, 20, 30, 30, 40, 40, 50 };
 
 	qos_defaults(&q);
@@ -243,7 +248,9 @@ static void max_rounds(void **state)
 {
 	struct flow_qos q;
 	struct converge c;
-	struct converge_round r = { .dirty = 1 << 30, .interval_ns = 1, .send_ns = 10000000000, .ran = 1 };
+	struct converge_round r = {
+		.dirty = 1 << 30, .interval_ns = 1, .send_ns = 10000000000, .ran = 1
+	};
 
 	qos_defaults(&q);
 	q.max_rounds = 3;
@@ -260,7 +267,8 @@ static void a_slow_switch_is_no_reason_to_go_on(void **state)
 {
 	struct flow_qos q;
 	struct converge c;
-	struct converge_round r = { .dirty = 4096, .interval_ns = 1000000, .send_ns = 1000000, .ran = 1,
+	struct converge_round r = { .dirty = 4096, .interval_ns = 1000000, .send_ns = 1000000,
+				    .ran = 1,
 				    .fixed_ns = 400000000 };
 	enum converge_what what = CONVERGE_GO_ON;
 

@@ -119,8 +119,9 @@ static void test_set(void **state)
 	expect(&l, "{\"cmd\":\"set\",\"values\":{\"bandwidth\":50}}", NULL, "bandwidth: 50, was 0");
 	assert_int_equal(l.qos.bandwidth, 50);
 	assert_int_equal(l.changes, 1);
-	expect(&l, "{\"cmd\":\"set\",\"values\":{\"auto-converge\":false,\"comp-method\":\"zstd\"}}", NULL,
-	       "auto-converge: no, was yes; comp-method: zstd, was auto");
+	expect(&l,
+	       "{\"cmd\":\"set\",\"values\":{\"auto-converge\":false,\"comp-method\":\"zstd\"}}",
+	       NULL, "auto-converge: no, was yes; comp-method: zstd, was auto");
 	assert_int_equal(l.changes, 2);
 	/* all or nothing */
 	expect(&l, "{\"cmd\":\"set\",\"values\":{\"bandwidth\":60,\"comp-level\":\"99\"}}",
@@ -130,7 +131,8 @@ static void test_set(void **state)
 	expect(&l, "{\"cmd\":\"set\",\"values\":{\"bandwidth\":-1}}", "-1: wrong value", "0 to");
 	expect(&l, "{\"cmd\":\"set\",\"values\":{\"bandwidth\":1.5}}", "bandwidth: a text", NULL);
 	expect(&l, "{\"cmd\":\"set\",\"values\":{\"bandwidth\":[]}}", "bandwidth: a text", NULL);
-	expect(&l, "{\"cmd\":\"set\",\"values\":{\"bandwith\":1}}", "unknown key bandwith", "bandwidth");
+	expect(&l, "{\"cmd\":\"set\",\"values\":{\"bandwith\":1}}", "unknown key bandwith",
+	       "bandwidth");
 	expect(&l, "{\"cmd\":\"set\",\"values\":{\"throttle\":\"freezer\"}}",
 	       "throttle is fixed when a migration begins", "max-downtime, auto-converge");
 	expect(&l, "{\"cmd\":\"set\",\"values\":{\"max-rounds\":5}}", "max-rounds is fixed", NULL);
@@ -166,7 +168,8 @@ static void test_end(void **state)
 static void test_garbage(void **state)
 {
 	static const char *const lines[] = {
-		"", " ", "x", "{", "[]", "null", "5", "\"status\"", "{}", "{\"cmd\":5}", "{\"cmd\":null}",
+		"", " ", "x", "{", "[]", "null", "5", "\"status\"", "{}", "{\"cmd\":5}",
+		"{\"cmd\":null}",
 		"{\"cmd\":\"\"}", "{\"cmd\":\"die\"}", "{\"cmd\":\"status\"} x",
 		"{\"cmd\":\"status\",\"cmd\":\"abort\"}", "\xff\xff", "{\"cmd\":\"\\u0000\"}",
 		"{\"cmd\":\"ab\\u0000ort\"}",
@@ -406,7 +409,8 @@ static void test_bad_place(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_status), cmocka_unit_test(test_set), cmocka_unit_test(test_end),
+		cmocka_unit_test(test_status), cmocka_unit_test(test_set),
+		cmocka_unit_test(test_end),
 		cmocka_unit_test(test_garbage), IN_SCENE(test_ask), IN_SCENE(test_list),
 		IN_SCENE(test_pieces), IN_SCENE(test_rude), IN_SCENE(test_not_root),
 		IN_SCENE(test_bad_place),

@@ -107,7 +107,8 @@ static void sample_payload(enum img_type type, const ProtobufCMessage *m, struct
 		}
 		return;
 	}
-	assert_int_equal(img_extra_size(img_type_info(type)->extra, 0, m, zeros, 100, &size, &e), 0);
+	assert_int_equal(img_extra_size(img_type_info(type)->extra, 0, m, zeros, 100, &size, &e),
+			 0);
 	buf_put(out, zeros, size);
 }
 
@@ -182,7 +183,8 @@ static void dir_remove(struct dir *d)
 
 static void spill(const struct dir *d, const char *name, const void *p, size_t n)
 {
-	_cleanup_close_ int fd = openat(d->fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	_cleanup_close_ int fd = openat(d->fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+					0600);
 
 	assert_true(fd >= 0);
 	assert_int_equal(io_write(fd, p, n), 0);

@@ -207,7 +207,8 @@ static void put_record(struct buf *out, const ProtobufCMessage *m)
 
 static void spill(int dirfd, const char *name, const void *p, size_t n)
 {
-	_cleanup_close_ int fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	_cleanup_close_ int fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+					0600);
 
 	assert_true(fd >= 0);
 	assert_int_equal(io_write(fd, p, n), 0);

@@ -83,7 +83,8 @@ static void test_wrong(void **state)
 		struct policy_file f;
 		struct err e = ERR_INIT;
 
-		if (parse(&f, wrong[i].text, &e) == 0 || strncmp(e.text, wrong[i].say, strlen(wrong[i].say)))
+		if (parse(&f, wrong[i].text, &e) == 0 ||
+		    strncmp(e.text, wrong[i].say, strlen(wrong[i].say)))
 			fail_msg("%s: %s", wrong[i].text, e.text);
 		policy_file_free(&f);
 	}
@@ -148,10 +149,12 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static int load(const struct place *at, const char *guest, const char *const *given, struct policy *p,
-		struct err *e)
+static int load(const struct place *at, const char *guest, const char *const *given,
+		struct policy *p, struct err *e)
 {
-	struct policy_ask ask = { .dir = at->dir, .guest_name = guest, .pid = getpid(), .given = given };
+	struct policy_ask ask = {
+		.dir = at->dir, .guest_name = guest, .pid = getpid(), .given = given
+	};
 
 	err_clear(e);
 	return policy_load(p, &ask, e);
@@ -182,8 +185,8 @@ static char *own_rule(const char *bandwidth)
 	assert_true(n > 0);
 	exe[n] = '\0';
 	char *base = strrchr(exe, '/');
-	return xasprintf("bandwidth = %s\nexecutable = %.*s/%c*\n", bandwidth, (int)(base - exe), exe,
-			 base[1]);
+	return xasprintf("bandwidth = %s\nexecutable = %.*s/%c*\n", bandwidth, (int)(base - exe),
+			 exe, base[1]);
 }
 
 static void test_precedence(void **state)
@@ -308,7 +311,8 @@ static void test_print(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_parse), cmocka_unit_test(test_wrong), IN_PLACE(test_precedence),
+		cmocka_unit_test(test_parse), cmocka_unit_test(test_wrong),
+		IN_PLACE(test_precedence),
 		IN_PLACE(test_refused), IN_PLACE(test_cgroup), IN_PLACE(test_print),
 	};
 

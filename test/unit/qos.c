@@ -55,7 +55,9 @@ static void test_round_trip(void **state)
 	struct err e = ERR_INIT;
 
 	for (const struct qos_row *r = qos_table; r->name; r++) {
-		const char *want = r->kind == QOS_BOOL ? "no" : r->kind == QOS_NUMBER ? "7" : r->choices[1];
+		const char *want = r->kind == QOS_BOOL     ? "no"
+				   : r->kind == QOS_NUMBER ? "7"
+							   : r->choices[1];
 		struct flow_qos q, before;
 		char text[64], other[64];
 
@@ -87,7 +89,8 @@ static const struct {
 	{ "max-downtime", "99999999999999999999", false },
 	{ "auto-converge-max", "99", true }, { "auto-converge-max", "100", false },
 	{ "auto-converge-initial", "100", false }, { "auto-converge-initial", "0", false },
-	{ "throttle-trigger-threshold", "100", true }, { "throttle-trigger-threshold", "101", false },
+	{ "throttle-trigger-threshold", "100", true },
+	{ "throttle-trigger-threshold", "101", false },
 	{ "bandwidth", "0", true }, { "bandwidth", "-1", false }, { "bandwidth", "1048577", false },
 	{ "switchover-bandwidth", "same", true }, { "switchover-bandwidth", "-1", false },
 	{ "switchover-bandwidth", "0", true }, { "switchover-bandwidth", "sam", false },
@@ -162,8 +165,8 @@ static void test_nearest(void **state)
 	qos_nearest("comp", text, sizeof(text));
 	assert_string_equal(text, "comp-method, comp-level");
 	qos_nearest("", text, sizeof(text));
-	qos_nearest("................................................................................",
-		    text, sizeof(text));
+	qos_nearest("........................................"
+		    "........................................", text, sizeof(text));
 	qos_nearest("timeout", text, 5);
 	assert_string_equal(text, "time");
 }

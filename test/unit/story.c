@@ -41,7 +41,8 @@ static struct flow_report report_of(double seconds)
 				 .total_bytes = 1024 * 1048576ull, .rounds = 8,
 				 .dirty_bytes = 2048 * 1048576ull, .wire_bytes = 900 * 1048576ull,
 				 .pages = 524288, .zero_pages = 131072 };
-	static const char *const names[] = { "stop", "capture", "shape", "pages", "prepare", "run" };
+	static const char *const names[] = { "stop", "capture", "shape", "pages", "prepare",
+					     "run" };
 	static const uint64_t us[] = { 212, 1930, 344, 1210, 902, 263 };
 
 	r.freeze_ns = r.start_ns + (uint64_t)(seconds * 1e9) - 4961000;
@@ -191,14 +192,17 @@ static void test_completed(void **state)
 	_cleanup_free_ char *page = page_of_made("completed");
 
 	check_common(page);
-	assert_has(page, "<b>completed</b> after 4.50 s, in 8 rounds; the guest was stopped for 4.96 ms");
-	assert_has(page, "Migration of <bdi>redis-server</bdi> (pid 1012) to <bdi>10.9.0.2:9400</bdi>");
+	assert_has(page, "<b>completed</b> after 4.50 s, in 8 rounds; the guest was stopped for "
+			 "4.96 ms");
+	assert_has(page, "Migration of <bdi>redis-server</bdi> (pid 1012) to "
+			 "<bdi>10.9.0.2:9400</bdi>");
 	assert_has(page, "4.96 ms; predicted 5.50 ms, which was 0.54 ms too much");
 	assert_has(page, "<td>1.00 GiB</td>");
 	assert_has(page, "900 MiB, 1 byte for 2.28 of memory");
 	assert_has(page, "524,288, of them zero 131,072 (25 %), unchanged 20,000 (4 %)");
 	assert_has(page, "<tr><th>max-downtime</th><td>300</td>");
-	assert_has(page, "capture</span></td><td class=\"n\">1.93 ms</td><td class=\"n\">39 %</td>");
+	assert_has(page, "capture</span></td><td class=\"n\">1.93 ms</td>"
+			 "<td class=\"n\">39 %</td>");
 	assert_has(page, "<td class=\"n\">0.10 ms</td><td class=\"n\">2 %</td>"); /* other */
 	assert_int_equal(count(page, "<svg"), 5);
 	assert_int_equal(count(page, "class=\"switch\""), 4);
@@ -224,7 +228,8 @@ static void test_few(void **state)
 /* A single sample of zeros at the very beginning: every division is by nothing. */
 static void test_zeros(void **state)
 {
-	const char *text = "{\"type\":\"sample\",\"elapsed\":0}\n{\"type\":\"result\",\"status\":\"failed\","
+	const char *text = "{\"type\":\"sample\",\"elapsed\":0}\n"
+			   "{\"type\":\"result\",\"status\":\"failed\","
 			   "\"downtime_parts_ms\":{\"stop\":0}}";
 	struct err e;
 	_cleanup_free_ char *page = page_of(text, strlen(text), 0, &e);
@@ -286,7 +291,8 @@ static void test_hostile(void **state)
 	check_common(page);
 	assert_not(page, "alert(1)</script>");
 	assert_not(page, "\x1b");
-	assert_has(page, "<bdi>&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;&#65533;[31m");
+	assert_has(page, "<bdi>&lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;"
+			 "&quot;&#39;&amp;&#65533;[31m");
 	assert_int_equal(count(page, "</title><script>"), 0);
 }
 
@@ -294,7 +300,8 @@ static void test_hostile(void **state)
 static void test_hostile_keys(void **state)
 {
 	const char *text =
-		"{\"type\":\"begin\",\"id\":\"<x1>\",\"guest\":\"<x2>\",\"target\":\"<x3>\",\"time\":\"<x4>\","
+		"{\"type\":\"begin\",\"id\":\"<x1>\",\"guest\":\"<x2>\",\"target\":\"<x3>\","
+		"\"time\":\"<x4>\","
 		"\"policy\":{\"<x5>\":\"<x6>\"}}\n"
 		"{\"type\":\"sample\",\"elapsed\":1,\"phase\":\"<x7>\"}\n"
 		"{\"type\":\"result\",\"status\":\"<x8>\",\"error\":\"<x9>\",\"remedy\":\"<x10>\","
@@ -303,7 +310,8 @@ static void test_hostile_keys(void **state)
 	_cleanup_free_ char *page = page_of(text, strlen(text), 0, &e);
 
 	assert_not(page, "<x");
-	assert_int_equal(count(page, "&lt;x"), 12); /* guest in the title, too; a part twice; no phase */
+	/* guest in the title, too; a part twice; no phase */
+	assert_int_equal(count(page, "&lt;x"), 12);
 }
 
 static void test_running(void **state)
@@ -335,12 +343,14 @@ static const struct {
 	{ "{\"type\":\"sample\"}\n", "line 1: a sample without \"elapsed\"" },
 	{ "{\"type\":\"sample\",\"elapsed\":\"1\"}\n", "line 1: \"elapsed\" is no number" },
 	{ "{\"type\":\"sample\",\"elapsed\":-1}\n", "line 1: \"elapsed\" is no number" },
-	{ "{\"type\":\"sample\",\"elapsed\":1,\"dirty_rate\":1e300}\n", "line 1: \"dirty_rate\" is no number" },
+	{ "{\"type\":\"sample\",\"elapsed\":1,\"dirty_rate\":1e300}\n",
+	    "line 1: \"dirty_rate\" is no number" },
 	{ "{\"type\":\"round\",\"seconds\":[]}\n", "line 1: \"seconds\" is no number" },
 	{ "{\"type\":\"begin\",\"guest\":7}\n", "line 1: \"guest\" is no text" },
 	{ "{\"type\":\"begin\"}\n{\"type\":\"begin\"}\n", "line 2: a second migration" },
 	{ "{\"type\":\"result\"}\n", "line 1: a result without \"status\"" },
-	{ "{\"type\":\"result\",\"status\":\"failed\"}\n{\"type\":\"result\",\"status\":\"failed\"}\n",
+	{ "{\"type\":\"result\",\"status\":\"failed\"}\n"
+	  "{\"type\":\"result\",\"status\":\"failed\"}\n",
 	  "line 2: a second result" },
 	{ "{\"type\":\"result\",\"status\":\"failed\",\"downtime_parts_ms\":{\"stop\":\"x\"}}\n",
 	  "line 1: a part of the downtime is no number" },
@@ -352,7 +362,8 @@ static void test_damaged(void **state)
 		struct err e;
 		free(page_of(damaged[i].text, strlen(damaged[i].text), -EINVAL, &e));
 		if (strncmp(e.text, damaged[i].error, strlen(damaged[i].error)))
-			fail_msg("%s: said \"%s\", not \"%s\"", damaged[i].text, e.text, damaged[i].error);
+			fail_msg("%s: said \"%s\", not \"%s\"", damaged[i].text, e.text,
+				 damaged[i].error);
 		assert_true(e.remedy[0]);
 	}
 }

@@ -34,11 +34,12 @@ struct sym {
 /* As ld lays it out: symbols, then their names; 3 section headers at the end. */
 static void make_image(uint8_t image[IMAGE_SIZE], const struct sym *s, size_t n)
 {
-	Elf64_Ehdr eh = {.e_machine = EM_X86_64, .e_phoff = sizeof(eh), .e_phentsize = sizeof(Elf64_Phdr),
-			 .e_phnum = 2, .e_shoff = SH_AT, .e_shentsize = sizeof(Elf64_Shdr),
-			 .e_shnum = 3};
+	Elf64_Ehdr eh = {.e_machine = EM_X86_64, .e_phoff = sizeof(eh),
+			 .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 2, .e_shoff = SH_AT,
+			 .e_shentsize = sizeof(Elf64_Shdr), .e_shnum = 3};
 	Elf64_Phdr ph[2] = {{.p_type = PT_LOAD, .p_filesz = 0x1200},
-			    {.p_type = PT_DYNAMIC, .p_offset = DYN_AT, .p_filesz = 4 * sizeof(Elf64_Dyn)}};
+			    {.p_type = PT_DYNAMIC, .p_offset = DYN_AT,
+			     .p_filesz = 4 * sizeof(Elf64_Dyn)}};
 	Elf64_Dyn dyn[4] = {{.d_tag = DT_SYMTAB, .d_un.d_ptr = SYM_AT},
 			    {.d_tag = DT_STRTAB, .d_un.d_ptr = STR_AT}, {.d_tag = DT_STRSZ}};
 	size_t str = 1;
@@ -47,7 +48,8 @@ static void make_image(uint8_t image[IMAGE_SIZE], const struct sym *s, size_t n)
 	memcpy(eh.e_ident, ELFMAG, SELFMAG);
 	eh.e_ident[EI_CLASS] = ELFCLASS64;
 	for (size_t i = 0; i < n; i++) {
-		Elf64_Sym sym = {.st_name = (uint32_t)str, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
+		Elf64_Sym sym = {.st_name = (uint32_t)str,
+				 .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
 				 .st_shndx = 12, .st_value = s[i].at, .st_size = s[i].size};
 
 		memcpy(image + SYM_AT + (i + 1) * sizeof(sym), &sym, sizeof(sym));
@@ -268,8 +270,8 @@ static void here(void **state)
 	if (vdso_here(&image, &n, &v, &e) == -ENOENT)
 		skip();
 	assert_int_equal(e.code, 0);
-	uint8_t *copy = mmap(NULL, n, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
-			     -1, 0);
+	uint8_t *copy = mmap(NULL, n, PROT_READ | PROT_WRITE | PROT_EXEC,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_true(copy != MAP_FAILED);
 	memcpy(copy, image, n);
 	assert_int_equal(vdso_patch(copy, n, &v, &v, (uint64_t)image, &e), 0);

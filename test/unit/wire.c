@@ -383,7 +383,7 @@ static void test_bad_hellos(void **state)
 	assert_true(n > sizeof(old));
 	poke(s.port, junk, sizeof(junk), out, sizeof(out));
 	poke(s.port, "GET / HTTP/1.0\r\n\r\n", 18, out, sizeof(out));
-	/* One that leaves, one that stays silent, one that stops half-way: none holds up the next. */
+	/* One that leaves, one that is silent, one that stops half-way: none holds up the next. */
 	close(raw_connect(s.port));
 	int silent = raw_connect(s.port), half = raw_connect(s.port);
 	assert_int_equal(io_write(half, &old, 6), 0);

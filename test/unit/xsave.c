@@ -102,7 +102,7 @@ static void amx(void **state)
 	free(area);
 }
 
-/* The components stand elsewhere, and there are others: an AMD's AVX and PKRU, AVX-512 without AMX. */
+/* The components stand elsewhere, and others are there: AMD's AVX and PKRU, AVX-512 without AMX. */
 static const struct xsave_layout small = {
 	.enabled = 0x207,
 	.size = 840,
@@ -164,7 +164,8 @@ static void other_layouts(void **state)
 static void frames(void **state)
 {
 	static uint8_t stack[65536], before[65536];
-	const uint32_t magic1 = 0x46505853, magic2 = 0x46505845, size = big.size, extended = size + 4;
+	const uint32_t magic1 = 0x46505853, magic2 = 0x46505845, size = big.size,
+		       extended = size + 4;
 	const uint64_t bv = 0x202e7, features = big.enabled;
 	uint64_t got;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Timers and waits on clocks that are others on the next host: each takes as long as it was to take, by
- * the clock of the wall, however far the monotonic clocks of the hosts are apart.
+ * Timers and waits on clocks that are others on the next host: each takes as long as it was to
+ * take, by the clock of the wall, however far the monotonic clocks of the hosts are apart.
  *
  * With argument 1 the clocks themselves must go on, too, as in a time namespace.
  */
@@ -37,8 +37,8 @@ static void check_took(const char *what, int64_t since)
 {
 	int64_t took = now_ms(CLOCK_REALTIME) - since;
 
-	CHECK(took >= WAIT_MS - 50 && took < WAIT_MS + SLACK_MS, "%s: took %ld ms, not %d", what, (long)took,
-	      WAIT_MS);
+	CHECK(took >= WAIT_MS - 50 && took < WAIT_MS + SLACK_MS, "%s: took %ld ms, not %d", what,
+	      (long)took, WAIT_MS);
 	done++;
 }
 
@@ -50,7 +50,8 @@ static void *sleeps_until(void *arg)
 	int ret = clock_nanosleep(c, TIMER_ABSTIME, &until, NULL);
 
 	CHECK(ret == 0, "clock_nanosleep: %d", ret);
-	check_took(c == CLOCK_MONOTONIC ? "sleep until (monotonic)" : "sleep until (boottime)", since);
+	check_took(c == CLOCK_MONOTONIC ? "sleep until (monotonic)" : "sleep until (boottime)",
+		   since);
 	return NULL;
 }
 
@@ -70,8 +71,8 @@ static void *waits_on_futex(void *arg)
 	struct timespec until = moment(CLOCK_MONOTONIC, WAIT_MS);
 	int64_t since = now_ms(CLOCK_REALTIME);
 	int word = 0;
-	long ret = syscall(SYS_futex, &word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, &until, NULL,
-			   FUTEX_BITSET_MATCH_ANY);
+	long ret = syscall(SYS_futex, &word, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 0, &until,
+			   NULL, FUTEX_BITSET_MATCH_ANY);
 
 	CHECK(ret == -1 && errno == ETIMEDOUT, "futex: %ld, errno %d", ret, errno);
 	check_took("futex", since);

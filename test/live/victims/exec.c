@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Executes itself again and again, also from a thread that is not the leader, with others that
- * stand by: same pid, other memory. The n-th image knows its number and the pid from its arguments, keeps an open pipe with a
- * word in it and a pending signal through the change, and has memory of its own to check.
+ * stand by: same pid, other memory. The n-th image knows its number and the pid from its arguments,
+ * keeps an open pipe with a word in it and a pending signal through the change, and has memory of
+ * its own to check.
  */
 #include "victim.h"
 

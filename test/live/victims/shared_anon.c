@@ -57,7 +57,7 @@ static void work(int self)
 			v_page_fill(through_memfd + i * V_PAGE, board->seed[i] + 1);
 		}
 		board->beats[self]++;
-		/* Before the next may begin to write: the others check everything when they stop. */
+		/* Before the next may begin to write: the others check all when they stop. */
 		if (self == 0 && v_stopping())
 			board->stop = true;
 		board->turn++;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * System V shared memory in three processes at different places: a segment with a key, one that goes
- * with the last that detaches it, and one that a process only reads. They keep their numbers, keys,
- * owners and modes, are attached as often as before, and can be found, attached and detached as ever.
+ * System V shared memory in three processes at different places: a segment with a key, one that
+ * goes with the last that detaches it, and one that a process only reads. They keep their numbers,
+ * keys, owners and modes, are attached as often as before, and can be found, attached and detached
+ * as ever.
  */
 #include "victim.h"
 
@@ -47,8 +48,10 @@ static void observe(void)
 static void check(int self)
 {
 	for (unsigned int i = 0; i < PAGES - 1; i++) {
-		CHECK(v_page_is(by_key + i * V_PAGE, board->seed[i]), "task %d: page %u by key", self, i);
-		CHECK(v_page_is(by_number + i * V_PAGE, board->seed[i] + 1), "task %d: page %u", self, i);
+		CHECK(v_page_is(by_key + i * V_PAGE, board->seed[i]), "task %d: page %u by key",
+		      self, i);
+		CHECK(v_page_is(by_number + i * V_PAGE, board->seed[i] + 1), "task %d: page %u",
+		      self, i);
 	}
 	CHECK(v_page_is(only_read, 4711), "task %d: what it only reads", self);
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * TCP streams with a peer on another host: both directions at full speed, each byte told by its
- * place. `tcp_pump DIR 0 FAMILY BUFFER` is the server, which moves; `tcp_pump DIR COUNT FAMILY BUFFER
- * ADDRESS [PACE]` the peer, which connects COUNT times to it and waits PACE ms after each turn.
+ * place. `tcp_pump DIR 0 FAMILY BUFFER` is the server, which moves; `tcp_pump DIR COUNT FAMILY
+ * BUFFER ADDRESS [PACE]` the peer, which connects COUNT times to it and waits PACE ms after each
+ * turn.
  *
- * The peer is told to stop first: it ends its halves of the streams, the server, which has read them
- * to their ends, its own. Both write DIR/totals: what each stream has sent and got. The peer writes
- * times without a byte to DIR/gaps: stream, beginning and end in ns of CLOCK_MONOTONIC.
+ * The peer is told to stop first: it ends its halves of the streams, the server, which has read
+ * them to their ends, its own. Both write DIR/totals: what each stream has sent and got. The peer
+ * writes times without a byte to DIR/gaps: stream, beginning and end in ns of CLOCK_MONOTONIC.
  */
 #include "victim.h"
 
@@ -45,7 +46,8 @@ static int make_listener(void)
 {
 	struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(PORT)};
 	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(PORT)};
-	int one = 1, fd = SYS(socket(family == 6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+	int one = 1,
+	    fd = SYS(socket(family == 6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
 
 	set_buffers(fd);
 	SYS(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)));
@@ -94,7 +96,9 @@ static void meet(const char *address, int count)
 	char byte;
 
 	for (; n < count; n++) {
-		streams[n] = (struct stream){.fd = connect_to(address), .id = (uint32_t)n, .sends = true};
+		streams[n] = (struct stream){ .fd = connect_to(address),
+					      .id = (uint32_t)n,
+					      .sends = true };
 		CHECK(write(streams[n].fd, &streams[n].id, 4) == 4, "stream %d: no id sent", n);
 		CHECK(recv(streams[n].fd, &byte, 1, MSG_PEEK) == 1, "stream %d: not accepted", n);
 		streams[n].last = v_now();

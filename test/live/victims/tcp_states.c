@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A process whose TCP sockets are brought into any state by its peer: it does what lines on a
- * connection say (port 7001), one command a line, answered by one number or several, or by a negative
- * errno. That connection moves with it, as do the others. FD is a descriptor here.
+ * connection say (port 7001), one command a line, answered by one number or several, or by a
+ * negative errno. That connection moves with it, as do the others. FD is a descriptor here.
  *
  *   listen 4|6 PORT BACKLOG           a descriptor
  *   accept FD                         "
  *   connect 4|6 OWN-ADDRESS ADDRESS PORT    ", of a socket that is being connected
- *   send FD FROM COUNT                sends bytes FROM .. of the pattern, as many as there is room for
+ *   send FD FROM COUNT                sends bytes FROM .. of the pattern, as many as fit
  *   recv FD FROM COUNT                waits for so many, all right; 0 or less than that: the end
  *   shutdown FD HOW, close FD
  *   set FD LEVEL NAME VALUE, get FD LEVEL NAME

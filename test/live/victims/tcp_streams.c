@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Open TCP connections between a process and its child, of IPv4, IPv6 and mapped addresses, with
- * small and large buffers: both directions at full speed, each byte told by its place. Some more are
- * half closed, with bytes that are read only at the end.
+ * small and large buffers: both directions at full speed, each byte told by its place. Some more
+ * are half closed, with bytes that are read only at the end.
  */
 #include "victim.h"
 
@@ -72,7 +72,8 @@ static void connect_pair(int kind, int buffer, int fd[2])
 
 static unsigned char byte_of(int from, int stream, uint64_t pos)
 {
-	return (unsigned char)(v_mix(pos / 8 + (uint64_t)(stream * 2 + from) * 1000003) >> pos % 8 * 8);
+	return (unsigned char)(v_mix(pos / 8 + (uint64_t)(stream * 2 + from) * 1000003) >>
+			       pos % 8 * 8);
 }
 
 static void push(int i)
@@ -96,8 +97,8 @@ static void pull(int i)
 
 	CHECK(n >= 0 || errno == EAGAIN, "stream %d: recv: %s", i, strerror(errno));
 	for (ssize_t k = 0; k < n; k++)
-		CHECK(buf[k] == byte_of(!me, i, e->got + (uint64_t)k), "stream %d: byte %lu is wrong", i,
-		      e->got + (uint64_t)k);
+		CHECK(buf[k] == byte_of(!me, i, e->got + (uint64_t)k),
+		      "stream %d: byte %lu is wrong", i, e->got + (uint64_t)k);
 	if (n > 0)
 		e->got += (uint64_t)n;
 	if (n == 0)
@@ -134,8 +135,8 @@ static void finish(void)
 	while (!turn(false))
 		;
 	for (int i = 0; i < STREAMS; i++)
-		CHECK(ends[i].got == totals->sent[!me][i] && ends[i].got, "stream %d: %lu bytes of %lu", i,
-		      ends[i].got, totals->sent[!me][i]);
+		CHECK(ends[i].got == totals->sent[!me][i] && ends[i].got,
+		      "stream %d: %lu bytes of %lu", i, ends[i].got, totals->sent[!me][i]);
 }
 
 /* The process has said its last word on those, the child still speaks. */
@@ -146,7 +147,8 @@ static void make_half(int i, int *other)
 
 	connect_pair(i % 3, 0, fd);
 	memset(unread, 'a' + i, sizeof(unread));
-	CHECK(write(fd[0], unread, UNREAD) == UNREAD && write(fd[1], unread, UNREAD) == UNREAD, "write");
+	CHECK(write(fd[0], unread, UNREAD) == UNREAD && write(fd[1], unread, UNREAD) == UNREAD,
+	      "write");
 	SYS(shutdown(fd[0], SHUT_WR));
 	halves[i] = fd[0];
 	*other = fd[1];

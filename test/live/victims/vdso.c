@@ -9,7 +9,8 @@
  *   2  the target's, but as after a stay on another kernel: a copy in plain memory that leads into
  *      what is mapped elsewhere
  *   3  both: another kernel's, and a copy
- *   4  it really goes to other kernels: where what is mapped is not looked at, nor what else differs
+ *   4  it really goes to other kernels: where what is mapped is not looked at, nor what else
+ *      differs
  */
 #include "victim.h"
 
@@ -182,7 +183,8 @@ static int code_mappings(void)
 	return n;
 }
 
-/* However often it is moved, there are the kernel's own, one copy, and what was the kernel's before. */
+/* However often it is moved, there are the kernel's own, one copy, and what was the kernel's
+ * before. */
 static void check_mappings(long mode, bool was_moved)
 {
 	static char timens[2][64];
@@ -198,8 +200,10 @@ static void check_mappings(long mode, bool was_moved)
 		CHECK(now <= before + 2, "%d mappings with code, were %d", now, before);
 		return;
 	}
-	CHECK((code.start == at) == home, "mode %ld, moved %d: the kernel's vDSO is at %#lx, ours at "
-	      "%#lx", mode, was_moved, code.start, at);
+	CHECK((code.start == at) == home,
+	      "mode %ld, moved %d: the kernel's vDSO is at %#lx, ours at "
+	      "%#lx",
+	      mode, was_moved, code.start, at);
 	CHECK(((unsigned char *)at)[ALTERED] == (mode & 1), "the bytes of the vDSO changed");
 	if (!was_moved)
 		before = now;

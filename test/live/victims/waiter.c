@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A parent that waits for its children with WUNTRACED, as shells and supervisors do, while one of them
- * writes memory so fast that it has to be throttled. No stop of that child may ever be seen. Another
- * one is stopped from the start, by itself, and must stay so. DIR/count: pages that the writer has
- * written, as in victim dirtier. Arguments: MiB of memory (32), MiB dirtied a second (100).
+ * A parent that waits for its children with WUNTRACED, as shells and supervisors do, while one of
+ * them writes memory so fast that it has to be throttled. No stop of that child may ever be seen.
+ * Another one is stopped from the start, by itself, and must stay so. DIR/count: pages that the
+ * writer has written, as in victim dirtier. Arguments: MiB of memory (32), MiB dirtied a second
+ * (100).
  */
 #include "victim.h"
 
@@ -11,7 +12,8 @@ static uint64_t *counter;
 
 static void write_on(size_t pages, uint64_t per_second)
 {
-	char *memory = v_map(pages * V_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *memory = v_map(pages * V_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			     -1, 0);
 	uint64_t i, due = 0, last = v_now();
 
 	SYS(prctl(PR_SET_PDEATHSIG, SIGKILL));
@@ -58,8 +60,8 @@ int main(int argc, char **argv)
 		raise(SIGSTOP);
 		_exit(7);
 	}
-	CHECK(SYS(waitpid(sleeper, &status, WUNTRACED)) == sleeper && WIFSTOPPED(status), "status %x",
-	      status);
+	CHECK(SYS(waitpid(sleeper, &status, WUNTRACED)) == sleeper && WIFSTOPPED(status),
+	      "status %x", status);
 	writer = SYS(fork());
 	if (!writer)
 		write_on((v_arg(0, 32) << 20) / V_PAGE, (v_arg(1, 100) << 20) / V_PAGE);

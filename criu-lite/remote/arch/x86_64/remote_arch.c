@@ -233,8 +233,8 @@ size_t arch_image_size(const uint8_t *p, size_t n)
 		if (ph.p_type == PT_LOAD && ph.p_offset + ph.p_filesz > end)
 			end = ph.p_offset + ph.p_filesz;
 	}
-	/* Section headers and what else follows up to the end of the page are not loaded, but are there. In
-	 * Linux 6.1 they reach into another page than what is loaded. */
+	/* Section headers and what else follows up to the end of the page are not loaded, but are
+	 * there. In Linux 6.1 they reach into another page than what is loaded. */
 	if (eh.e_shoff < n && eh.e_shoff + eh.e_shnum * sizeof(Elf64_Shdr) > end)
 		end = eh.e_shoff + eh.e_shnum * sizeof(Elf64_Shdr);
 	end = (end + 4095) & ~4095ul;

@@ -8,8 +8,8 @@
 extern const uint8_t remote_stub_code[], remote_stub_code_end[];
 extern const uint8_t remote_tramp_code[], remote_tramp_data[], remote_tramp_end[];
 
-/* The trampoline for a thread: it returns to where the thread was found. `size`: room in out; returns
- * its length. Room that long is looked for in the vDSO. */
+/* The trampoline for a thread: it returns to where the thread was found. `size`: room in out;
+ * returns its length. Room that long is looked for in the vDSO. */
 #define ARCH_TRAMP_MAX 512
 size_t arch_trampoline(const struct rthread *t, uint8_t out[ARCH_TRAMP_MAX]);
 /* And back: what a trampoline that was left behind (ARCH_TRAMP_MAX bytes of it) would put back. */
@@ -37,11 +37,12 @@ void arch_from_frame(const uint8_t frame[ARCH_FRAME_MIN], struct user_regs_struc
 gaddr arch_frame_altstack(gaddr frame);
 
 /* An interrupted system call that the kernel would have restarted: undoes the interruption in the
- * registers (rip on the syscall instruction again). `nr`: rthread.syscall_nr. False: there was none. */
+ * registers (rip on the syscall instruction again). `nr`: rthread.syscall_nr. False: there was
+ * none. */
 bool arch_rewind_syscall(struct user_regs_struct *r, int64_t nr);
 
-/* Which call did restart_syscall (219) stand for? The kernel does not say; the code does: the number
- * loaded into eax in front of the `syscall` instruction that ends `code`. REMOTE_NR_UNKNOWN. */
+/* Which call did restart_syscall (219) stand for? The kernel does not say; the code does: the
+ * number loaded into eax in front of the `syscall` instruction at the end. REMOTE_NR_UNKNOWN. */
 int64_t arch_restarted_nr(const uint8_t *code, size_t n);
 
 /* Offset of a `syscall` instruction in a vDSO image, or -1. */
