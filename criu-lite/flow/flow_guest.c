@@ -273,9 +273,7 @@ static int look_live(struct guest *g, struct err *e)
 		if ((ret = task_mm_look_again(t, e)) < 0 || (ret = task_mm_check(t, e)) < 0)
 			return ret;
 	}
-	ret = task_sysv_check(&g->tree, e);
-	/* attached since its mappings were read: the next look will tell */
-	return ret == -EBUSY ? -(e->code = EAGAIN) : ret;
+	return task_sysv_check(&g->tree, e);
 }
 
 static int put_all(struct guest *g, bool frozen, struct img_set *set, struct err *e)

@@ -70,7 +70,7 @@ static int check_outside(const struct use *u, const struct task *root, struct er
 		return err_set(e, errno, "System V segment %d", u->shmid);
 	if (ds.shm_nattch <= u->attached)
 		return 0;
-	err_say(e, EBUSY,
+	err_say(e, EAGAIN,
 		"pid %d (%s): System V shared memory segment %d (key 0x%08x) is attached by a "
 		"process outside the tree, too: %lu times, %lu of them inside",
 		root->pid, root->comm, u->shmid, (unsigned int)ds.shm_perm.__key,
