@@ -152,10 +152,14 @@ static int make_segment(const IpcShmEntry *s, struct err *e)
 		return ret;
 	int id = shmget((key_t)s->desc->key, s->size,
 			IPC_CREAT | IPC_EXCL | (s->desc->mode & 0777));
-	if (id < 0 && errno == EEXIST)
-		return is_taken(s, "the key", e);
-	if (id < 0)
-		return err_set(e, errno, "System V segment %u of %lu bytes", s->desc->id, s->size);
+	if (id < 0) {
+		struct err ignored = ERR_INIT;
+
+		ret = errno == EEXIST ? is_taken(s, "the key", e) :
+		      err_set(e, errno, "System V segment %u of %lu bytes", s->desc->id, s->size);
+		io_spill(NEXT_ID, "-1", 2, &ignored); /* or the next one here gets the number */
+		return ret;
+	}
 	if (id != (int)s->desc->id) {
 		shmctl(id, IPC_RMID, NULL);
 		return is_taken(s, "the number", e);

@@ -65,17 +65,21 @@ def segments(host):
 
 
 def sysv_taken(b):
-  """Another segment has the number of the guest's on the target."""
+  """Another segment has the number of the guest's on the target, or its key."""
   receiver = b.receiver()
   guest = Guest(b, b.a, "sysv")
   ours = segments(b.a)
-  b.b.run(["ipcmk", "-M", "4096"], check=True)
-  theirs = segments(b.b)
-  check(set(theirs) & set(ours), "the numbers %s and %s do not meet", ours, theirs)
-  b.refused(b.a, "migrate", "-t", guest.pid, b.target, say=["System V", "number", "ipcrm -m"])
-  guest.check_runs("after it was refused")
-  hosts.wait_for(lambda: segments(b.b) == theirs, 5)
-  b.b.run(["ipcrm", *["-m%d" % n for n in theirs]], check=True)
+  make = "import ctypes; exit(ctypes.CDLL(None).shmget(%d, 4096, 0o1600) < 0)"
+  key = 0x43520000 | guest.pid
+  for what, its_key, number in ("number", 0, min(ours)), ("key", key, 99):
+    b.b.run(["sh", "-c", "echo %d > /proc/sys/kernel/shm_next_id" % number], check=True)
+    b.b.run(["python3", "-c", make % its_key], check=True)
+    theirs = segments(b.b)
+    check(theirs == [number], "the target has %s, not %d", theirs, number)
+    b.refused(b.a, "migrate", "-t", guest.pid, b.target, say=["System V", what, "ipcrm -m"])
+    guest.check_runs("after it was refused")
+    hosts.wait_for(lambda: segments(b.b) == theirs, 5)
+    b.b.run(["ipcrm", "-m", number], check=True)
   b.works(b.a, "migrate", "-t", guest.pid, b.target)
   check(not segments(b.a), "segments stay on the source: %s", segments(b.a))
   check(sorted(segments(b.b)) == sorted(ours), "the target has %s, not %s", segments(b.b), ours)
@@ -86,4 +90,4 @@ def sysv_taken(b):
 def tests(opts):
   return ([("kind: " + k, refuse(k, say, True)) for k, say in KINDS.items()] +
           [("kind: " + k, refuse(k, say, False)) for k, say in OTHERS.items()] +
-          [("kind: sysv, number taken", sysv_taken)])
+          [("kind: sysv, number or key taken", sysv_taken)])
