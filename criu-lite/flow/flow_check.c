@@ -10,6 +10,7 @@
 
 #include "flow.h"
 #include "flow_host.h"
+#include "net_queue.h"
 #include "remote.h"
 #include "task.h"
 
@@ -98,6 +99,17 @@ static bool print_tracker(enum tracker_kind k)
 	return ret == 0;
 }
 
+static int try_queue(struct err *e)
+{
+	struct net_queue *q;
+	int ret = net_queue_open(&q, e);
+
+	if (ret == 0)
+		ret = net_queue_try(q, e);
+	net_queue_close(q);
+	return ret;
+}
+
 int flow_check(struct err *e)
 {
 	size_t bad = 0;
@@ -121,6 +133,10 @@ int flow_check(struct err *e)
 	struct err why = ERR_INIT;
 	if (any && tracker_probe(&k, &why) == 0)
 		printf("  auto means %s\n", tracker_name(k));
+	struct err no_queue = ERR_INIT;
+	ret = try_queue(&no_queue);
+	printf("connections that wait for accept() are taken over:\n  %s%s%s%s%s\n", ret == 0 ? "yes" : "no",
+	       ret == 0 ? "" : ": ", no_queue.text, no_queue.remedy[0] ? "; " : "", no_queue.remedy);
 	if (bad)
 		return err_say(e, ENOTSUP, "%zu of what is needed is missing", bad);
 	printf("Looks good.\n");

@@ -7,6 +7,7 @@
 
 #include "kind_tcp.h"
 #include "log.h"
+#include "net_queue.h"
 
 /* ---- either side ---- */
 
@@ -57,6 +58,7 @@ void links_end(struct links *l)
 
 	if (flow_net_done(steal_ptr(l->net), &why) < 0)
 		log_warn("%s", why.text);
+	net_queue_close(steal_ptr(l->queue));
 	vec_free(&l->conns);
 	buf_free(&l->addresses);
 }
@@ -114,25 +116,39 @@ static int conns_of(const struct guest *g, net_conn_vec *out, struct err *e)
 	return ret;
 }
 
-#define ACCEPT_LOOKS 40
-#define ACCEPT_PAUSE_NS 1000000
+#define ACCEPT_LOOKS    40
+#define HANDSHAKE_LOOKS 250
+#define LOOK_PAUSE_NS   1000000
 
-/* Nobody but the guest can take those who wait in its accept queues, and as the door is closed they
- * are soon through. If not, the frozen guest shows it. */
-static void let_in(const struct guest *g)
+/* The door is closed: handshakes under way end by themselves, and a guest that calls accept() has soon
+ * taken those who wait. True: somebody is still at the door, and is taken over by us. */
+static bool let_in(const net_conn_vec *listeners)
 {
-	pids_vec pids = { 0 };
-	struct err ignored = ERR_INIT;
-	uint32_t waiting = 1;
+	net_conn_vec there = { 0 };
+	struct err why = ERR_INIT;
+	size_t half = 0;
+	bool left = true;
 
-	pids_of(g, &pids);
-	for (int i = 0; i < ACCEPT_LOOKS && waiting; i++) {
+	for (int i = 0; left && i < (half ? HANDSHAKE_LOOKS : ACCEPT_LOOKS); i++) {
 		if (i)
-			nanosleep(&(struct timespec){ .tv_nsec = ACCEPT_PAUSE_NS }, NULL);
-		if (kind_tcp_waiting(pids.at, pids.n, &waiting, &ignored) < 0)
+			nanosleep(&(struct timespec){ .tv_nsec = LOOK_PAUSE_NS }, NULL);
+		there.n = 0;
+		if (kind_tcp_arrivals(listeners, &there, &half, &why) < 0)
 			break;
+		left = there.n > 0;
 	}
-	vec_free(&pids);
+	vec_free(&there);
+	return left;
+}
+
+/* If it cannot be done, whoever needs it says so. */
+static void open_queue(struct links *l)
+{
+	struct err why = ERR_INIT;
+
+	if (l->queue || net_queue_open(&l->queue, &why) < 0 || net_queue_try(l->queue, &why) == 0)
+		return;
+	net_queue_close(steal_ptr(l->queue));
 }
 
 void links_close_listeners(struct links *l, const struct guest *g)
@@ -146,12 +162,28 @@ void links_close_listeners(struct links *l, const struct guest *g)
 	for (size_t i = 0; i < all.n; i++)
 		if (net_conn_is_listener(&all.at[i]))
 			all.at[n++] = all.at[i];
+	all.n = n;
 	l->listeners_closed = n > 0;
 	if (flow_net_close(l->net, all.at, n, &why) < 0)
 		log_info("%s", why.text);
-	else if (n && !l->o->kinds.skip_in_flight)
-		let_in(g);
+	else if (n && !l->o->kinds.skip_in_flight && (l->knocking = let_in(&all)))
+		open_queue(l);
+	kind_dump_use_queue(g->kinds, l->queue);
 	vec_free(&all);
+}
+
+/* Those who are still at the door, also in a handshake that may end at any time. */
+static int add_arrivals(net_conn_vec *conns, struct err *e)
+{
+	net_conn_vec listeners = { 0 };
+	size_t half;
+
+	vec_each(conns, c)
+		if (net_conn_is_listener(c))
+			vec_push(&listeners, *c);
+	int ret = kind_tcp_arrivals(&listeners, conns, &half, e);
+	vec_free(&listeners);
+	return ret;
 }
 
 int links_close(struct links *l, const struct guest *g, struct err *e)
@@ -160,7 +192,8 @@ int links_close(struct links *l, const struct guest *g, struct err *e)
 
 	l->closed = true;
 	l->conns.n = 0;
-	if (l->net && l->o->kinds.tcp_established && (ret = conns_of(g, &l->conns, e)) == 0)
+	if (l->net && l->o->kinds.tcp_established && (ret = conns_of(g, &l->conns, e)) == 0 &&
+	    (!l->knocking || (ret = add_arrivals(&l->conns, e)) == 0))
 		ret = flow_net_close(l->net, l->conns.at, l->conns.n, e);
 	return ret < 0 ? ret : links_script(l, "network-lock", g->tree.task.at[0]->pid, e);
 }
@@ -182,7 +215,7 @@ void links_undo(struct links *l, pid_t root)
 		log_warn("%s", why.text);
 	if (l->closed)
 		script_anyway(l, "network-unlock", root);
-	l->closed = l->listeners_closed = false;
+	l->closed = l->listeners_closed = l->knocking = false;
 }
 
 /* ---- target ---- */
@@ -190,6 +223,7 @@ void links_undo(struct links *l, pid_t root)
 int links_target(struct links *l, const struct flow_opts *o, bool tcp, const char *id, const char *peer,
 		 char *const *addresses, size_t n, struct err *e)
 {
+	struct err why = ERR_INIT;
 	int ret;
 
 	begin(l, o, id, peer, false);
@@ -205,16 +239,19 @@ int links_target(struct links *l, const struct flow_opts *o, bool tcp, const cha
 	}
 	if (tcp || n)
 		ret = flow_net_target(&l->net, id, -1, addresses, n, e);
+	if (tcp && ret == 0 && net_queue_open(&l->queue, &why) < 0)
+		log_debug("no connections that wait for accept() can come here: %s", why.text);
 	return ret < 0 ? ret : links_script(l, "pre-restore", 0, e);
 }
 
-int links_arrive(struct links *l, const struct img_set *set, struct err *e)
+int links_arrive(struct links *l, struct kind_restore *kinds, const struct img_set *set, struct err *e)
 {
 	int ret;
 
 	if (!l->net)
 		return 0;
 	l->closed = true;
+	kind_restore_use_queue(kinds, l->queue);
 	if ((ret = kind_tcp_conns_in(set, &l->conns, e)) < 0 ||
 	    (ret = flow_net_close(l->net, l->conns.at, l->conns.n, e)) < 0)
 		return ret;

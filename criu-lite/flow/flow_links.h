@@ -16,6 +16,8 @@ struct links {
 	struct flow_net *net;
 	net_conn_vec conns;          /* of the frozen guest */
 	bool closed, listeners_closed;
+	bool knocking;               /* somebody waits at a listening socket */
+	struct net_queue *queue;     /* who puts them there again; NULL: nobody */
 	char peer[128], id[40];      /* for the script */
 	struct buf addresses;        /* as text, by spaces */
 	bool is_source;
@@ -42,7 +44,7 @@ void links_undo(struct links *l, pid_t root);
 int links_target(struct links *l, const struct flow_opts *o, bool tcp, const char *id, const char *peer,
 		 char *const *addresses, size_t n, struct err *e);
 /* The last state is known, no socket is made yet. */
-int links_arrive(struct links *l, const struct img_set *set, struct err *e);
+int links_arrive(struct links *l, struct kind_restore *kinds, const struct img_set *set, struct err *e);
 /* Just before the guest runs. */
 int links_open(struct links *l, pid_t root, struct err *e);
 /* It runs. */

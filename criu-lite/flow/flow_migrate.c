@@ -460,8 +460,8 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 	pthread_mutex_unlock(&m->watch.live.lock);
 	hurry(m, true);
 	throttle_pause(m->throttle);
-	flow_report_freeze(&m->report);
 	links_close_listeners(&m->links, &m->guest);
+	flow_report_freeze(&m->report);
 	ret = guest_freeze(&m->guest, e);
 	flow_report_mark(&m->report, "stop");
 	if (ret < 0 || (ret = links_close(&m->links, &m->guest, e)) < 0 ||

@@ -284,7 +284,7 @@ static int switch_over(struct arrival *a, struct err *e)
 {
 	_cleanup_msg_ StreamSign *seal = NULL, *go = NULL;
 	uint64_t since = io_now_ns(), filled;
-	int ret = links_arrive(&a->links, a->landing.set, e);
+	int ret = links_arrive(&a->links, a->landing.kinds, a->landing.set, e);
 
 	if (ret == 0)
 		ret = landing_fill(&a->landing, e);

@@ -117,7 +117,7 @@ static int build(struct landing *l, struct links *links, struct img_set *set, in
 		return ret;
 	}
 	if ((ret = landing_shape(l, set, e)) < 0 || (ret = landing_objects(l, e)) < 0 ||
-	    (ret = load_pages(l, dir, &sum, e)) < 0 || (ret = links_arrive(links, l->set, e)) < 0 ||
+	    (ret = load_pages(l, dir, &sum, e)) < 0 || (ret = links_arrive(links, l->kinds, l->set, e)) < 0 ||
 	    (ret = landing_fill(l, e)) < 0 || (ret = landing_seal(l, e)) < 0)
 		return ret;
 	return links_script(links, "post-restore", landing_pid(l), e);

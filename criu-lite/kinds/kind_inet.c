@@ -152,14 +152,14 @@ static SkShutdown shutdown_of(int fd, const struct inet_sock *s)
 	return SK_SHUTDOWN__READ;
 }
 
+/* Do those live on who wait for accept()? */
+static bool keeps_waiting(const struct kind_opts *o) { return keeps(o) && !o->skip_in_flight; }
+
 static void say_losses(struct kind_dump *c, const struct fd_view *v, const struct inet_sock *s)
 {
-	const struct kind_opts *o = kind_dump_opts(c);
 	int n = 0;
 
-	if (s->waiting && keeps(o) && !o->skip_in_flight)
-		tcp_waiting(c, v, s->waiting);
-	else if (s->waiting)
+	if (s->waiting && !keeps_waiting(kind_dump_opts(c)))
 		log_warn("pid %d: fd %d: %u TCP connections not accepted yet are dropped", v->pid,
 			 v->fd, s->waiting);
 	if (s->proto != IPPROTO_TCP && ioctl(v->local, SIOCINQ, &n) == 0 && n > 0)
@@ -211,27 +211,47 @@ static int dump_state(struct kind_dump *c, const struct fd_view *v, const struct
 	return kept ? tcp_dump(c, v, m, e) : 0;
 }
 
-static int inet_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e)
+static int dump_sock(struct kind_dump *c, const struct fd_view *v, const struct inet_sock *s,
+		     FileEntry *fe, struct err *e)
 {
 	InetSkEntry *m = kind_msg(InetSkEntry, inet_sk_entry__init);
-	struct inet_sock s;
 
 	fe->isk = m;
 	m->fown = kind_fown_dump(v->local);
 	m->opts = kind_msg(SkOptsEntry, sk_opts_entry__init);
-	if (inspect(v->local, &s, e) < 0)
-		return -e->code;
 	m->id = v->id;
 	m->ino = (uint32_t)v->st.st_ino;
 	m->flags = (uint32_t)v->flags;
-	m->family = (uint32_t)s.family;
-	m->type = (uint32_t)s.type;
-	m->proto = (uint32_t)s.proto;
-	m->backlog = s.backlog;
+	m->family = (uint32_t)s->family;
+	m->type = (uint32_t)s->type;
+	m->proto = (uint32_t)s->proto;
+	m->backlog = s->backlog;
 	m->has_uid = 1;
 	m->uid = v->st.st_uid;
+	return dump_state(c, v, s, m, e);
+}
+
+static int inet_dump(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e)
+{
+	const struct kind_opts *o = kind_dump_opts(c);
+	struct inet_sock s;
+
+	if (inspect(v->local, &s, e) < 0)
+		return -e->code;
 	say_losses(c, v, &s);
-	return dump_state(c, v, &s, m, e);
+	int ret = dump_sock(c, v, &s, fe, e);
+	if (!ret && is_connection(&s) && keeps(o))
+		ret = tcp_hold(c, v->local, fe->isk->opts->reuseaddr, e);
+	if (!ret && s.state == TCP_LISTEN && s.proto == IPPROTO_TCP && keeps_waiting(o))
+		ret = tcp_listens(c, v, e);
+	return ret;
+}
+
+int tcp_dump_waiting(struct kind_dump *c, const struct fd_view *v, FileEntry *fe, struct err *e)
+{
+	struct inet_sock s;
+
+	return inspect(v->local, &s, e) < 0 ? -e->code : dump_sock(c, v, &s, fe, e);
 }
 
 /* ---- restore ---- */
@@ -341,6 +361,15 @@ static int inet_create(struct kind_restore *c, const FileEntry *fe, int *out, st
 	return 0;
 }
 
+static int inet_finish(struct kind_restore *c, const FileEntry *fe, int fd, struct err *e)
+{
+	const InetSkEntry *m = fe->isk;
+
+	if (m->proto != IPPROTO_TCP || m->state != TCP_LISTEN || !keeps(kind_restore_opts(c)))
+		return 0;
+	return tcp_fill_queue(c, fe, fd, e);
+}
+
 static void inet_done(struct kind_restore *c, const FileEntry *fe)
 {
 	if (is_open(fe->isk) && keeps(kind_restore_opts(c)))
@@ -375,6 +404,7 @@ const struct kind kind_inet = {
 	.dump = inet_dump,
 	.verify = inet_verify,
 	.create = inet_create,
+	.finish = inet_finish,
 	.done = inet_done,
 	.end = tcp_end,
 	.leave = tcp_leave,

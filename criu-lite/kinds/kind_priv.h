@@ -75,6 +75,7 @@ struct kind_dump {
 	void *identify_arg;
 	VEC(int) flight;                     /* copies of descriptors in flight, of this pass */
 	bool flight_expected;
+	struct net_queue *queue;             /* kind_tcp.h */
 };
 
 void kind_flight_close(struct kind_dump *c);
@@ -125,6 +126,7 @@ struct kind_restore {
 	kind_kept_vec kept;
 	kind_indexed_vec index[KIND_INDEXES];
 	bool indexed[KIND_INDEXES];
+	struct net_queue *queue;             /* kind_tcp.h */
 };
 
 void kind_index_free(struct kind_restore *c);

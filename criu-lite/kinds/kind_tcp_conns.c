@@ -52,27 +52,25 @@ static int list_sockets(pid_t pid, size_t process, sock_vec *out, struct err *e)
 	return 0;
 }
 
-static void add_listener(int fd, const union inet_addr *us, net_conn_vec *out)
+void tcp_add_listener(int fd, net_conn_vec *out)
 {
 	struct net_conn c;
-	union inet_addr v4 = { .v4 = { .sin_family = AF_INET, .sin_port = us->v6.sin6_port } };
+	union inet_addr us = {0}, v4 = {0};
+	socklen_t len = sizeof(us);
 	int v6only = 0;
 
-	if (net_conn_set(&c, &us->sa, NULL))
+	if (getsockname(fd, &us.sa, &len) < 0)
+		return;
+	v4.v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = us.v6.sin6_port };
+	if (net_conn_set(&c, &us.sa, NULL))
 		vec_push(out, c);
-	if (us->sa.sa_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&us->v6.sin6_addr) &&
+	if (us.sa.sa_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&us.v6.sin6_addr) &&
 	    !kind_sockopt_get(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only) && !v6only &&
 	    net_conn_set(&c, &v4.sa, NULL))
 		vec_push(out, c);
 }
 
-/* What a look at sockets asks for. */
-struct look {
-	net_conn_vec *conns;     /* or NULL */
-	uint32_t waiting;        /* in the queues of listening sockets */
-};
-
-static void look_at(int fd, struct look *out)
+static void look_at(int fd, net_conn_vec *out)
 {
 	struct tcp_info info = {0};
 	union inet_addr us = {0}, them = {0};
@@ -81,20 +79,17 @@ static void look_at(int fd, struct look *out)
 	struct net_conn c;
 
 	if (kind_sockopt_get(fd, SOL_SOCKET, SO_PROTOCOL, &proto) || proto != IPPROTO_TCP ||
-	    getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0)
+	    getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
+	    getsockname(fd, &us.sa, &us_len) < 0)
 		return;
 	if (info.tcpi_state == TCP_LISTEN)
-		out->waiting += info.tcpi_unacked;
-	if (!out->conns || getsockname(fd, &us.sa, &us_len) < 0)
-		return;
-	if (info.tcpi_state == TCP_LISTEN)
-		add_listener(fd, &us, out->conns);
+		tcp_add_listener(fd, out);
 	else if (tcp_is_open(info.tcpi_state) && !inet_addr_of_peer(fd, &them) &&
 		 net_conn_set(&c, &us.sa, &them.sa))
-		vec_push(out->conns, c);
+		vec_push(out, c);
 }
 
-static void look_at_all(const pid_t *pids, size_t n, const sock_vec *socks, struct look *out)
+static void look_at_all(const pid_t *pids, size_t n, const sock_vec *socks, net_conn_vec *out)
 {
 	_cleanup_free_ int *pidfd = xmalloc(n * sizeof(*pidfd) + 1);
 
@@ -113,7 +108,7 @@ static void look_at_all(const pid_t *pids, size_t n, const sock_vec *socks, stru
 		cleanup_close(&pidfd[i]);
 }
 
-static int look(const pid_t *pids, size_t n, struct look *out, struct err *e)
+int kind_tcp_conns(const pid_t *pids, size_t n, net_conn_vec *out, struct err *e)
 {
 	sock_vec socks = {0};
 	int ret = 0;
@@ -125,22 +120,6 @@ static int look(const pid_t *pids, size_t n, struct look *out, struct err *e)
 		look_at_all(pids, n, &socks, out);
 	}
 	vec_free(&socks);
-	return ret;
-}
-
-int kind_tcp_conns(const pid_t *pids, size_t n, net_conn_vec *out, struct err *e)
-{
-	struct look l = { .conns = out };
-
-	return look(pids, n, &l, e);
-}
-
-int kind_tcp_waiting(const pid_t *pids, size_t n, uint32_t *waiting, struct err *e)
-{
-	struct look l = {0};
-	int ret = look(pids, n, &l, e);
-
-	*waiting = l.waiting;
 	return ret;
 }
 

@@ -34,11 +34,7 @@ struct held {
 struct held_all {
 	VEC(struct held) h;
 	struct buf buf;
-	struct {
-		uint32_t pass, n;        /* 0: none */
-		pid_t pid;
-		int fd;
-	} waiting;
+	struct tcp_queues queues;
 };
 
 static void free_held(void *p)
@@ -49,6 +45,8 @@ static void free_held(void *p)
 		close(h->fd);
 	vec_free(&all->h);
 	buf_free(&all->buf);
+	tcp_queues_clear(&all->queues);
+	vec_free(&all->queues.at);
 	free(all);
 }
 
@@ -59,7 +57,9 @@ static struct held_all *held_of(struct kind_dump *c)
 	return *slot ?: (*slot = xcalloc(1, sizeof(struct held_all)));
 }
 
-static int hold(struct kind_dump *c, int fd, int reuse, struct err *e)
+struct tcp_queues *tcp_queues(struct kind_dump *c) { return &held_of(c)->queues; }
+
+int tcp_hold(struct kind_dump *c, int fd, int reuse, struct err *e)
 {
 	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 
@@ -69,30 +69,6 @@ static int hold(struct kind_dump *c, int fd, int reuse, struct err *e)
 	}
 	vec_push(&held_of(c)->h, (struct held){ .fd = copy, .reuse = reuse });
 	return 0;
-}
-
-/* Those who wait for accept() belong to nobody yet, and cannot be made again. Also a look at a running
- * guest (kind_preview_fd()) meets them, which is no failure. */
-void tcp_waiting(struct kind_dump *c, const struct fd_view *v, uint32_t n)
-{
-	struct held_all *all = held_of(c);
-
-	all->waiting.pass = c->pass;
-	all->waiting.n = n;
-	all->waiting.pid = v->pid;
-	all->waiting.fd = v->fd;
-}
-
-int tcp_end(struct kind_dump *c, struct err *e)
-{
-	const struct held_all *all = held_of(c);
-
-	if (!all->waiting.n || all->waiting.pass != c->pass)
-		return 0;
-	err_say(e, EAGAIN, "pid %d: fd %d: %u TCP connections wait for accept()", all->waiting.pid,
-		all->waiting.fd, all->waiting.n);
-	return err_remedy(e, "try again when the program has taken them, or use --skip-in-flight to "
-			  "reset them");
 }
 
 /* From here on the death of the guest says nothing to its peers. */
@@ -354,8 +330,6 @@ int tcp_dump(struct kind_dump *c, const struct fd_view *v, InetSkEntry *m, struc
 	/* At once: should criu-lite be killed, the connection is as it was. */
 	if (tcp_repair_off(s.fd, TCP_REPAIR_OFF_NO_WP, reuse, ret ? &second : e) < 0 && !ret)
 		ret = -e->code;
-	if (!ret)
-		ret = hold(c, s.fd, reuse, e);
 	if (!ret)
 		img_put_extra(kind_dump_set(c), IMG_TCP_STREAM, m->ino, &s.t.base, s.data,
 			      (size_t)s.t.inq_len + s.t.outq_len);

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "net_queue.h"
+
 #define MESSAGE_MAX 4096         /* the longest has less than 1000 */
 
 /* ---- what packets are asked for ---- */
@@ -39,18 +41,21 @@ static const struct {
 	[FLAGS] = { NFT_PAYLOAD_TRANSPORT_HEADER, offsetof(struct tcphdr, th_flags), 1, 0 },
 };
 
-enum condition { ALWAYS, IPV4, IPV6, TCP, OPENS };
+enum condition { ALWAYS, IPV4, IPV6, TCP, OPENS, OURS_OPENS, OURS_FOLLOWS };
 
-/* One byte of a field, or else of what is known about the packet, is this. */
+/* One byte of a field, or else of what is known about the packet, is this; or all of that. */
 static const struct {
 	enum field field;
 	uint32_t meta;
 	uint8_t mask, is;
+	uint32_t word;
 } conditions[] = {
 	[IPV4] = { .meta = NFT_META_NFPROTO, .is = NFPROTO_IPV4 },
 	[IPV6] = { .meta = NFT_META_NFPROTO, .is = NFPROTO_IPV6 },
 	[TCP] = { .meta = NFT_META_L4PROTO, .is = IPPROTO_TCP },
 	[OPENS] = { .field = FLAGS, .mask = TH_SYN | TH_ACK, .is = TH_SYN },
+	[OURS_OPENS] = { .meta = NFT_META_PRIORITY, .word = NET_QUEUE_OPENS },
+	[OURS_FOLLOWS] = { .meta = NFT_META_PRIORITY, .word = NET_QUEUE_FOLLOWS },
 };
 
 /* ---- the table ---- */
@@ -102,6 +107,9 @@ struct rule {
 static const struct rule rules[] = {
 	{ "take", .verdict = NF_DROP, .log = true },
 
+	/* what net_queue.h sends behind the closed door */
+	{ "in", { OURS_OPENS }, .verdict = NFT_RETURN },
+	{ "in", { OURS_FOLLOWS }, .verdict = NFT_RETURN },
 	{ "in", { IPV4, TCP }, "c4", { SADDR4, SPORT, DADDR4, DPORT }, NFT_GOTO, "take" },
 	{ "in", { IPV6, TCP }, "c6", { SADDR6, SPORT, DADDR6, DPORT }, NFT_GOTO, "take" },
 	{ "in", { TCP, OPENS, IPV4 }, "l4", { DADDR4, DPORT }, NFT_GOTO, "take" },
@@ -146,12 +154,17 @@ static void put_u32(struct nlmsghdr *nlh, uint16_t type, uint32_t value)
 	mnl_attr_put_u32(nlh, type, htonl(value));
 }
 
-static void put_byte(struct nlmsghdr *nlh, uint16_t type, uint8_t value)
+static void put_bytes(struct nlmsghdr *nlh, uint16_t type, const void *value, size_t n)
 {
 	struct nlattr *nest = mnl_attr_nest_start(nlh, type);
 
-	mnl_attr_put_u8(nlh, NFTA_DATA_VALUE, value);
+	mnl_attr_put(nlh, NFTA_DATA_VALUE, n, value);
 	mnl_attr_nest_end(nlh, nest);
+}
+
+static void put_byte(struct nlmsghdr *nlh, uint16_t type, uint8_t value)
+{
+	put_bytes(nlh, type, &value, sizeof(value));
 }
 
 static void put_meta(struct nlmsghdr *nlh, uint32_t key)
@@ -186,13 +199,13 @@ static void put_mask(struct nlmsghdr *nlh, uint8_t mask)
 	expr_end(nlh, x);
 }
 
-static void put_equal(struct nlmsghdr *nlh, uint8_t value)
+static void put_equal(struct nlmsghdr *nlh, const void *value, size_t n)
 {
 	struct expr x = expr_begin(nlh, "cmp");
 
 	put_u32(nlh, NFTA_CMP_SREG, REG);
 	put_u32(nlh, NFTA_CMP_OP, NFT_CMP_EQ);
-	put_byte(nlh, NFTA_CMP_DATA, value);
+	put_bytes(nlh, NFTA_CMP_DATA, value, n);
 	expr_end(nlh, x);
 }
 
@@ -204,7 +217,10 @@ static void put_condition(struct nlmsghdr *nlh, enum condition c)
 		put_meta(nlh, conditions[c].meta);
 	if (conditions[c].mask)
 		put_mask(nlh, conditions[c].mask);
-	put_equal(nlh, conditions[c].is);
+	if (conditions[c].word)
+		put_equal(nlh, &conditions[c].word, sizeof(conditions[c].word));
+	else
+		put_equal(nlh, &conditions[c].is, sizeof(conditions[c].is));
 }
 
 static uint32_t words(enum field f) { return (fields[f].size + 3) / 4; }

@@ -32,7 +32,8 @@ install_packages()
 
 # What every build needs.
 BUILD_PACKAGES=(gcc libc6-dev meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev
-	libzstd-dev libxxhash-dev libjansson-dev libinih-dev libmnl-dev libnet1-dev libcmocka-dev)
+	libzstd-dev libxxhash-dev libjansson-dev libinih-dev libmnl-dev libnet1-dev libbpf-dev
+	libcmocka-dev)
 
 # What the tests' hosts and the redis demo need.
 HOST_PACKAGES=(python3 iproute2 nftables util-linux procps redis-server)
