@@ -187,14 +187,15 @@ static int lacks(const char *name, int nr, struct err *e)
 	return err_remedy(e, "move it to a host whose CPU has it");
 }
 
-/* Every program has a PKRU that is not the CPU's initial one, where there are protection keys at
- * all. As long as it is the kernel's own, the program uses no keys, and needs none. */
-static bool is_usual(const struct component *c, const void *p)
+/* Whether contents are as good as none. A CPU may say that a component is in use when it is as it was
+ * at first: QEMU's always does. And every program has a PKRU that is not the CPU's initial one, where
+ * there are protection keys at all: as long as it is the kernel's own, the program uses no keys. */
+static bool is_initial(const struct component *c, const void *p)
 {
 	uint32_t pkru;
 
 	if (c->nr != XSAVE_PKRU)
-		return false;
+		return all_zero(p, c->bytes);
 	memcpy(&pkru, p, sizeof(pkru));
 	return pkru == PKRU_USUAL || pkru == 0;
 }
@@ -212,7 +213,7 @@ static int get_component(const struct xsave_layout *l, const UserX86XsaveEntry *
 	if (used && !n)
 		return err_say(e, EBADMSG, "FP state: %s is missing", c->name);
 	if (!has(l, c, l->size))
-		return used && !is_usual(c, p) ? lacks(c->name, c->nr, e) : 0;
+		return used && !is_initial(c, p) ? lacks(c->name, c->nr, e) : 0;
 	if (n)
 		memcpy(area + l->part[c->nr].at, p, c->bytes);
 	return 0;
