@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Connections that wait for accept(): out of the queue, and into it again with the same numbers, behind
- * the closed network lock. The peer must not notice. */
+/* Connections that wait for accept(): out of the queue, and into it again with the same numbers,
+ * behind the closed network lock. The peer must not notice. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,7 +27,7 @@
 #ifndef TCP_TIMESTAMP
 #define TCP_TIMESTAMP 24
 #endif
-#define DATA_MAX 40000
+#define DATA_MAX 1000000
 
 static struct err e;
 
@@ -56,8 +56,22 @@ struct taken {
 	uint8_t data[DATA_MAX];
 };
 
+static void wait_bytes(int fd, size_t bytes, bool fin)
+{
+	double end = lab_now_ms() + 5000;
+	struct tcp_info info;
+	int queued = 0;
+
+	do {
+		usleep(1000);
+		ioctl(fd, SIOCINQ, &queued);
+		get(fd, TCP_INFO, &info, sizeof(info));
+	} while (((size_t)queued < bytes || (fin && info.tcpi_state != TCP_CLOSE_WAIT)) &&
+		 lab_now_ms() < end);
+}
+
 /* The least that is needed of its state; how much has come, is the kernel's to say. */
-static void take(int listener, struct taken *t)
+static void take(int listener, struct taken *t, size_t bytes, bool fin)
 {
 	struct sockaddr_storage us, them;
 	socklen_t n = sizeof(us);
@@ -66,6 +80,7 @@ static void take(int listener, struct taken *t)
 
 	assert_true(fd >= 0);
 	memset(&t->w, 0, sizeof(t->w));
+	wait_bytes(fd, bytes, fin);
 	getsockname(fd, (struct sockaddr *)&us, &n);
 	n = sizeof(them);
 	getpeername(fd, (struct sockaddr *)&them, &n);
@@ -86,7 +101,8 @@ static void take(int listener, struct taken *t)
 	t->w.mss = (uint16_t)mss;
 	t->w.snd_wscale = t->info.tcpi_snd_wscale;
 	t->w.rcv_wscale = t->info.tcpi_rcv_wscale;
-	assert_int_equal(recv(fd, t->data, sizeof(t->data), MSG_PEEK | MSG_DONTWAIT), queued ? queued : -1);
+	assert_int_equal(recv(fd, t->data, sizeof(t->data), MSG_PEEK | MSG_DONTWAIT),
+			 queued || t->w.fin ? queued : -1);
 	t->w.data = t->data;
 	t->w.n = (size_t)queued;
 	close(fd);
@@ -125,7 +141,7 @@ static int knock(int family, uint16_t port)
 	return fd;
 }
 
-static void exchange(int host, int peer, const uint8_t *expected, size_t n)
+static void exchange(int host, int peer, const uint8_t *expected, size_t n, bool shut)
 {
 	static uint8_t got[DATA_MAX];
 	char c;
@@ -139,80 +155,174 @@ static void exchange(int host, int peer, const uint8_t *expected, size_t n)
 	assert_memory_equal(got, expected, n);
 	assert_int_equal(send(host, "a", 1, MSG_NOSIGNAL), 1);
 	assert_true(lab_arrives(peer, 1, 1000));
-	if (send(peer, "b", 1, MSG_NOSIGNAL) == 1)
-		assert_int_equal(recv(host, &c, 1, 0), 1);
+	if (!shut)
+		assert_int_equal(send(peer, "b", 1, MSG_NOSIGNAL), 1);
+	assert_int_equal(recv(host, &c, 1, 0), !shut);
 }
 
-/* Connections with so many bytes received; the last one's peer has shut its side. */
-static void there_and_back(int family, const size_t *bytes, int n, bool group)
-{
-	static struct taken t[8];
-	static uint8_t data[DATA_MAX];
-	int capture = lab_capture(LAB_PEER), on = 1, peer[8];
-	struct net_queue *q;
-	struct net_lock *lock;
-	struct lab_tcp first;
+/* ---- what is tried ---- */
 
-	for (size_t i = 0; i < sizeof(data); i++)
-		data[i] = (uint8_t)(i * 7 + i / 251);
-	lab_connect(&first, family, 7300);
-	if (group)
-		setsockopt(first.listener, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
-	for (int i = 0; i < n; i++) {
-		peer[i] = knock(family, 7300);
-		for (size_t at = 0; at < bytes[i];) {
-			ssize_t sent = send(peer[i], data + at, bytes[i] - at, 0);
+struct plan {
+	int family, n;
+	size_t bytes[8];             /* received by each; the last one's peer has shut its side */
+	bool in_group;               /* others listen, too */
+	int receive_buffer, backlog; /* 0: as it comes */
+};
+
+static uint8_t data[DATA_MAX];
+
+static void knock_all(const struct plan *p, int *peer)
+{
+	for (int i = 0; i < p->n; i++) {
+		peer[i] = knock(p->family, 7300);
+		for (size_t at = 0; at < p->bytes[i];) {
+			ssize_t sent = send(peer[i], data + at, p->bytes[i] - at, 0);
 
 			assert_true(sent > 0);
 			at += (size_t)sent;
 		}
-		if (i == n - 1)
+		if (i == p->n - 1)
 			shutdown(peer[i], SHUT_WR);
 	}
-	usleep(100000);
 	lab_enter(LAB_HOST);
-	ok(net_queue_open(&q, &e));
-	ok(net_lock_prepare(&lock, "queue", -1, NET_LOCK_NO_GROUP, &e));
-	assert_int_equal(waiting(first.listener), n);
-	for (int i = 0; i < n; i++) {
-		take(first.listener, &t[i]);
-		assert_int_equal(t[i].w.n, bytes[i]);
+}
+
+/* All bytes and the FIN have come. */
+static void take_all(const struct plan *p, int listener, struct taken *t)
+{
+	for (int i = 0; i < p->n; i++) {
+		struct pollfd come = { .fd = listener, .events = POLLIN };
+
+		assert_int_equal(poll(&come, 1, 5000), 1);
+		take(listener, &t[i], p->bytes[i], i == p->n - 1);
+		assert_int_equal(t[i].w.n, p->bytes[i]);
 	}
-	assert_int_equal(waiting(first.listener), 0);
-	for (int i = 0; i < n; i++)
+	assert_int_equal(waiting(listener), 0);
+}
+
+static void put_all(const struct plan *p, int listener, struct net_queue *q, struct taken *t)
+{
+	struct net_lock *lock;
+
+	ok(net_lock_prepare(&lock, "queue", -1, NET_LOCK_NO_GROUP, &e));
+	for (int i = 0; i < p->n; i++)
 		ok(net_lock_add(lock, &t[i].w.conn, 1, &e));
-	ok(net_queue_begin(q, first.listener, (uint32_t)n, &e));
-	for (int i = 0; i < n; i++)
+	ok(net_queue_begin(q, listener, (uint32_t)p->n, &e));
+	for (int i = 0; i < p->n; i++)
 		ok(net_queue_put(q, &t[i].w, &e));
 	net_queue_end(q);
-	assert_int_equal(waiting(first.listener), n);
+	assert_int_equal(waiting(listener), p->n);
 	ok(net_lock_lift(lock, &e));
-	for (int i = 0; i < n; i++) {
+}
+
+static void accept_all(const struct plan *p, int listener, const struct taken *t, const int *peer)
+{
+	for (int i = 0; i < p->n; i++) {
 		struct tcp_info info;
-		int fd = accept4(first.listener, NULL, NULL, SOCK_CLOEXEC);
+		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
 		assert_true(fd >= 0);
 		get(fd, TCP_INFO, &info, sizeof(info));
 		same_options(&info, &t[i].info);
-		exchange(fd, peer[i], data, bytes[i]);
+		exchange(fd, peer[i], data, p->bytes[i], i == p->n - 1);
 		close(fd);
 		close(peer[i]);
 	}
-	net_queue_close(q);
-	lab_disconnect(&first);
-	assert_int_equal(lab_captured(capture, lab_is_reset, NULL), 0);
-	close(capture);
 }
 
-static const size_t SIZES[] = { 0, 1, 20000, 300 };
+static int listen_at(int family, uint16_t port)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(port) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
+	bool six = family != AF_INET;
+	int on = 1, fd;
 
-static void test_v4(void **state) { there_and_back(AF_INET, SIZES, 4, false); }
+	lab_enter(LAB_HOST);
+	fd = socket(six ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+	assert_int_equal(bind(fd, six ? (struct sockaddr *)&v6 : (struct sockaddr *)&v4,
+			      six ? sizeof(v6) : sizeof(v4)), 0);
+	assert_int_equal(listen(fd, 10), 0);
+	return fd;
+}
 
-static void test_v6(void **state) { there_and_back(AF_INET6, SIZES, 4, false); }
+static void check_listener(int listener, int backlog)
+{
+	struct tcp_info info;
+	socklen_t n = sizeof(int);
+	int on = 0;
 
-static void test_mapped(void **state) { there_and_back(46, SIZES, 4, false); }
+	get(listener, TCP_INFO, &info, sizeof(info));
+	assert_int_equal(info.tcpi_sacked, backlog);
+	assert_int_equal(getsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &on, &n), 0);
+	assert_true(on);
+}
 
-static void test_group(void **state) { there_and_back(AF_INET, SIZES, 4, true); }
+static void there_and_back(struct plan p)
+{
+	struct taken *t = calloc((size_t)p.n, sizeof(*t));
+	int capture = lab_capture(LAB_PEER), listener = listen_at(p.family, 7300), peer[8], others[3];
+	struct net_queue *q;
+
+	if (p.receive_buffer)
+		setsockopt(listener, SOL_SOCKET, SO_RCVBUFFORCE, &p.receive_buffer, sizeof(int));
+	if (net_queue_open(&q, &e) == -ENOTSUP)
+		skip();                  /* before Linux 6.9 */
+	ok(-e.code);
+	ok(net_queue_try(q, &e));
+	knock_all(&p, peer);
+	take_all(&p, listener, t);
+	for (int i = 0; p.in_group && i < 3; i++)
+		others[i] = listen_at(p.family, 7300);
+	if (p.backlog)
+		assert_int_equal(listen(listener, p.backlog), 0);
+	put_all(&p, listener, q, t);
+	check_listener(listener, p.backlog ? p.backlog : 10);
+	for (int i = 0; p.in_group && i < 3; i++) {
+		assert_int_equal(waiting(others[i]), 0);
+		close(others[i]);
+	}
+	accept_all(&p, listener, t, peer);
+	net_queue_close(q);
+	close(listener);
+	assert_int_equal(lab_captured(capture, lab_is_reset, NULL), 0);
+	close(capture);
+	free(t);
+}
+
+static void test_v4(void **state)
+{
+	there_and_back((struct plan){ AF_INET, 4, { 0, 1, 20000, 300 } });
+}
+
+static void test_v6(void **state)
+{
+	there_and_back((struct plan){ AF_INET6, 4, { 0, 1, 20000, 300 } });
+}
+
+static void test_mapped(void **state)
+{
+	there_and_back((struct plan){ 46, 4, { 0, 1, 20000, 300 } });
+}
+
+static void test_group(void **state)
+{
+	there_and_back((struct plan){ AF_INET, 8, { 1, 2, 3, 4, 5, 6, 7, 8 }, .in_group = true });
+	there_and_back((struct plan){ 46, 8, { 1, 2, 3, 4, 5, 6, 7, 8 }, .in_group = true });
+}
+
+/* More than a window at the beginning has room for. */
+static void test_much(void **state)
+{
+	there_and_back((struct plan){ AF_INET, 2, { DATA_MAX, 600000 }, .receive_buffer = 4 << 20 });
+}
+
+/* The program has called listen() once more, with less. */
+static void test_shrunk(void **state)
+{
+	there_and_back((struct plan){ AF_INET, 5, { 0, 0, 10, 0, 0 }, .backlog = 1 });
+}
 
 int main(void)
 {
@@ -221,7 +331,11 @@ int main(void)
 		cmocka_unit_test(test_v6),
 		cmocka_unit_test(test_mapped),
 		cmocka_unit_test(test_group),
+		cmocka_unit_test(test_much),
+		cmocka_unit_test(test_shrunk),
 	};
 
+	for (size_t i = 0; i < sizeof(data); i++)
+		data[i] = (uint8_t)(i * 7 + i / 251);
 	return cmocka_run_group_tests(tests, lab_setup, lab_teardown);
 }

@@ -415,17 +415,15 @@ class Queue:
       self.g.close(fd)
 
 
-def can_take_over(b):
-  """The kernel can put connections into a queue (Linux 6.9)."""
-  said = b.a.run([b.tool, "check"]).stdout
-  return "taken over:\n  yes" in said
+def need_take_over(b):
+  if "taken over:\n  yes" not in b.a.run([b.tool, "check"]).stdout:
+    raise Skipped("Linux 6.9 is needed")
 
 
 def not_accepted(count, family=4, peer_family=None, backlog=None):
   """A guest that does not accept moves there and back with those who wait."""
   def test(b):
-    if not can_take_over(b):
-      raise Skipped("Linux 6.9 is needed")
+    need_take_over(b)
     capture = Capture(b.c)
     g = p.Commander(b)
     q = Queue(b, g, count, family, peer_family, backlog)
@@ -443,6 +441,62 @@ def not_accepted(count, family=4, peer_family=None, backlog=None):
     test.__name__ += ", peers v%d" % peer_family
   if backlog is not None:
     test.__name__ += ", backlog %d" % backlog
+  return test
+
+
+def queue_left(action, how):
+  """A migration fails with the door closed: those who wait on the source still do."""
+  def test(b):
+    need_take_over(b)
+    capture = Capture(b.c)
+    g = p.Commander(b)
+    q = Queue(b, g, 5)
+    m = Interrupted(b, action, how == "script", guest=g.guest)
+    if how == "receiver":
+      kill_receiver(b, m, True)
+    elif how == "sender":
+      m.migrate.send_signal(signal.SIGKILL)
+    m.go()
+    m.migrate.wait(40)
+    hosts.wait_for(lambda: not g.guest.tracer() and g.guest.state_of() in "RSD")
+    check(q.length() == 5, "%d of 5 clients wait", q.length())
+    q.end()
+    g.end("at the end")
+    hosts.wait_for(lambda: "criu-lite" not in
+                   b.a.run(["nft", "list", "ruleset"], check=True).stdout)
+    capture.stop()
+    bad = capture.faults(ADDRESS[4])
+    check(not bad, "%d faults on the wire: %s", len(bad), "; ".join(bad[:5]))
+  test.__name__ = "not accepted, %s %s at %s" % (how, "fails" if how == "script" else "killed", action)
+  return test
+
+
+def queue_dumped(where):
+  """Through a directory of images; `where`: "here": the dumped guest goes on."""
+  def test(b):
+    need_take_over(b)
+    capture = Capture(b.c)
+    g = p.Commander(b)
+    q = Queue(b, g, 5, 6, 4)
+    images = b.mkdir("images")
+    b.works(b.a, "dump", "-t", g.guest.pid, "-D", images, "--tcp-established",
+            *(["-R"] if where == "here" else []))
+    if where == "another":
+      b.take_addresses(b.a)
+      b.put_addresses(b.b)
+      g.guest.host = b.b
+    if where != "here":
+      time.sleep(0.3)
+      b.works(g.guest.host, "restore", "-D", images, "-d", "--tcp-established")
+    b.check_open(g.guest.host)
+    check(q.length() == 5, "%d of 5 clients wait", q.length())
+    q.end()
+    g.end("at the end")
+    capture.stop()
+    bad = capture.faults(ADDRESS[4])
+    check(not bad, "%d faults on the wire: %s", len(bad), "; ".join(bad[:5]))
+  test.__name__ = "not accepted, dump, restore on %s host" % where if where != "here" else \
+      "not accepted, dump -R"
   return test
 
 
@@ -490,9 +544,9 @@ exit %d
 class Interrupted:
   """A migration that waits in its action script until it is told to go on."""
 
-  def __init__(self, b, action="network-lock", code=0, side="source"):
+  def __init__(self, b, action="network-lock", code=0, side="source", guest=None):
     self.b = b
-    self.s = Streams(b, 3, buffer=65536, pace=1)
+    self.s = None if guest else Streams(b, 3, buffer=65536, pace=1)
     self.at, self.on = b.path("locked"), b.path("go")
     script = b.path("script")
     with open(script, "w") as f:
@@ -501,7 +555,7 @@ class Interrupted:
     extra = ["--action-script", script]
     self.receiver = b.receive(b.b, "--once", *(extra if side == "target" else []))
     self.log = b.path("migrate.log")
-    cmd = b.migrate_command(self.s.server, b.b, *(extra if side == "source" else []))
+    cmd = b.migrate_command(guest or self.s.server, b.b, *(extra if side == "source" else []))
     self.migrate = b.a.popen(cmd, stdout=self.log, stderr=subprocess.STDOUT)
     try:
       hosts.wait_for(lambda: os.path.exists(self.at), 20)
@@ -547,18 +601,27 @@ def children(pid):
     return [int(w) for w in f.read().split()]
 
 
+def kill_receiver(b, m, wholly):
+  pids = children(m.receiver.outer_pid)
+  if wholly:
+    pids.append(m.receiver.outer_pid)
+  for pid in pids:
+    os.kill(pid, signal.SIGKILL)
+  m.receiver.wait(10)
+  hosts.wait_for(lambda: not any(os.path.exists("/proc/%d" % pid) for pid in pids))
+  m.go()
+  m.migrate.wait(40)
+  if wholly:
+    # The next start there takes back what was done.
+    again = b.receive(b.b)
+    again.send_signal(signal.SIGTERM)
+    again.wait(10)
+
+
 def receiver_dies(action, wholly):
   def test(b):
     m = Interrupted(b, action)
-    pids = children(m.receiver.outer_pid)
-    if wholly:
-      pids.append(m.receiver.outer_pid)
-    for pid in pids:
-      os.kill(pid, signal.SIGKILL)
-    m.receiver.wait(10)
-    hosts.wait_for(lambda: not any(os.path.exists("/proc/%d" % pid) for pid in pids))
-    m.go()
-    m.migrate.wait(40)
+    kill_receiver(b, m, wholly)
     return m.source_resumes()
   test.__name__ = "%s killed at %s" % ("receiver" if wholly else "receiver's process", action)
   return test
@@ -640,6 +703,9 @@ def tests(opts):
             closing, time_wait, syn_sent, idle(60 if full else 3))]
   made += [not_accepted(1), not_accepted(5, 6), not_accepted(5, 6, 4), not_accepted(6, backlog=5),
            not_accepted(129, backlog=128), not_accepted_refused, left_in_flight]
+  made += [queue_left("network-lock", "receiver"), queue_left("post-dump", "receiver"),
+           queue_left("post-dump", "sender"), queue_left("post-dump", "script")]
+  made += [queue_dumped("the same"), queue_dumped("another"), queue_dumped("here")]
   made += [receiver_dies("network-lock", True), receiver_dies("post-dump", True),
            receiver_dies("network-lock", False), receiver_dies("post-dump", False),
            sender_dies("network-lock"), sender_dies("post-dump"),
