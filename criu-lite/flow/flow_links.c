@@ -120,8 +120,8 @@ static int conns_of(const struct guest *g, net_conn_vec *out, struct err *e)
 #define HANDSHAKE_LOOKS 250
 #define LOOK_PAUSE_NS   1000000
 
-/* The door is closed: handshakes under way end by themselves, and a guest that calls accept() has soon
- * taken those who wait. True: somebody is still at the door, and is taken over by us. */
+/* The door is closed: handshakes under way end by themselves, and a guest that calls accept() has
+ * soon taken those who wait. True: somebody is still at the door, and is taken over by us. */
 static bool let_in(const net_conn_vec *listeners)
 {
 	net_conn_vec there = { 0 };
@@ -244,7 +244,8 @@ int links_target(struct links *l, const struct flow_opts *o, bool tcp, const cha
 	return ret < 0 ? ret : links_script(l, "pre-restore", 0, e);
 }
 
-int links_arrive(struct links *l, struct kind_restore *kinds, const struct img_set *set, struct err *e)
+int links_arrive(struct links *l, struct kind_restore *kinds, const struct img_set *set,
+		 struct err *e)
 {
 	int ret;
 

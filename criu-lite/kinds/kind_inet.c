@@ -310,7 +310,9 @@ static bool is_open(const InetSkEntry *m)
 
 static int refuse_open(const InetSkEntry *m, struct err *e)
 {
-	err_say(e, ENOTSUP, "socket %u is an open TCP connection", m->id);
+	err_say(e, ENOTSUP, m->state == TCP_LISTEN ?
+		"open TCP connections wait for accept() at socket %u" :
+		"socket %u is an open TCP connection", m->id);
 	return err_remedy(e, "use --tcp-established or --tcp-close");
 }
 
@@ -363,11 +365,18 @@ static int inet_create(struct kind_restore *c, const FileEntry *fe, int *out, st
 
 static int inet_finish(struct kind_restore *c, const FileEntry *fe, int fd, struct err *e)
 {
+	const struct kind_opts *o = kind_restore_opts(c);
 	const InetSkEntry *m = fe->isk;
+	size_t n = m->state == TCP_LISTEN ? tcp_waiting_at(c, m->id) : 0;
 
-	if (m->proto != IPPROTO_TCP || m->state != TCP_LISTEN || !keeps(kind_restore_opts(c)))
+	if (!n)
 		return 0;
-	return tcp_fill_queue(c, fe, fd, e);
+	if (keeps_waiting(o))
+		return tcp_fill_queue(c, m->id, fd, e);
+	if (!keeps(o) && !o->tcp_close)
+		return refuse_open(m, e);
+	log_warn("socket %u: %zu TCP connections not accepted yet are dropped", m->id, n);
+	return 0;
 }
 
 static void inet_done(struct kind_restore *c, const FileEntry *fe)

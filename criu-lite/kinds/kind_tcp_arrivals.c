@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who has knocked at a listening socket. Nobody has a descriptor of those; sock_diag knows them, as the
- * ones without an inode. */
+/* Who has knocked at a listening socket. Nobody has a descriptor of those; sock_diag knows them, as
+ * the ones without an inode. */
 #include <errno.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>

@@ -70,7 +70,8 @@ int tcp_repair_queue(int fd, int queue, struct err *e);
 
 /* fd: a new socket with its options. It is left in repair mode. */
 int tcp_create(struct kind_restore *c, const InetSkEntry *m, int fd, struct err *e);
-/* All those that waited at this listening socket wait there again. */
-int tcp_fill_queue(struct kind_restore *c, const FileEntry *listener, int fd, struct err *e);
+/* How many waited at this listening socket; and there they wait again. */
+size_t tcp_waiting_at(const struct kind_restore *c, uint32_t listener);
+int tcp_fill_queue(struct kind_restore *c, uint32_t listener, int fd, struct err *e);
 /* Everything is in place. */
 void tcp_run(struct kind_restore *c, const FileEntry *fe);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Connections that wait for accept(). On the source each is accepted by us, saved, closed without a
- * word and put back at the end of the queue (net_queue.h): one after the other, so that never more than
- * one is outside, and their order stays. Whatever happens next, the source's queue is whole. On the
- * target they go the same way into the queue of the new listening socket.
+ * word and put back at the end of the queue (net_queue.h): one after the other, so that never more
+ * than one is outside, and their order stays. Whatever happens next, the source's queue is whole.
+ * On the target they go the same way into the queue of the new listening socket.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,20 +30,22 @@ static void free_queue(struct net_queue **q) { net_queue_close(*q); }
 
 /* ---- as the network takes it ---- */
 
-static int waiting_of(const InetSkEntry *m, const struct tcp_image *t, struct net_waiting *w, struct err *e)
+static int waiting_of(const InetSkEntry *m, const struct tcp_image *t, struct net_waiting *w,
+		      struct err *e)
 {
 	const TcpStreamEntry *s = t->m;
+	bool scaled = s->opt_mask & TCPI_OPT_WSCALE;
 
 	*w = (struct net_waiting){ 0 };
 	if (tcp_image_conn(m, t, &w->conn, e) < 0)
 		return -e->code;
 	if ((t->state != TCP_ESTABLISHED && t->state != TCP_CLOSE_WAIT) || s->outq_len)
-		return err_say(e, EBADMSG, "a connection that waits for accept() in state %d, with %u bytes "
-					   "to be sent", t->state, s->outq_len);
+		return err_say(e, EBADMSG, "socket %u waits for accept() in state %d, with %u bytes to "
+			       "be sent", m->id, t->state, s->outq_len);
 	w->first = t->rcv_end - s->inq_len;
-	w->conn.window = (uint16_t)(s->snd_wnd >> (s->opt_mask & TCPI_OPT_WSCALE ? s->snd_wscale : 0));
+	w->conn.window = (uint16_t)(s->snd_wnd >> (scaled ? s->snd_wscale : 0));
 	w->mss = (uint16_t)s->mss_clamp;
-	w->has_wscale = s->opt_mask & TCPI_OPT_WSCALE;
+	w->has_wscale = scaled;
 	w->snd_wscale = (uint8_t)s->snd_wscale;
 	w->rcv_wscale = (uint8_t)s->rcv_wscale;
 	w->has_sack = s->opt_mask & TCPI_OPT_SACK;
@@ -86,7 +88,7 @@ int tcp_listens(struct kind_dump *c, const struct fd_view *v, struct err *e)
 	if (q->pass != c->pass)
 		tcp_queues_clear(q);
 	q->pass = c->pass;
-	vec_push(&q->at, (struct tcp_listener){ .fd = copy, .id = v->id, .holder = v->pid, .number = v->fd });
+	vec_push(&q->at, (struct tcp_listener){ copy, v->id, v->pid, v->fd });
 	return 0;
 }
 
@@ -100,8 +102,8 @@ static uint32_t length_of(const struct tcp_listener *l)
 
 static int refuse(const struct tcp_listener *l, const char *why, struct err *e)
 {
-	err_say(e, EAGAIN, "pid %d: fd %d: %u TCP connections wait for accept(), and cannot be taken over: "
-		"%s", l->holder, l->number, length_of(l), why);
+	err_say(e, EAGAIN, "pid %d: fd %d: %u TCP connections wait for accept(), and cannot be taken "
+		"over: %s", l->holder, l->number, length_of(l), why);
 	return err_remedy(e, "try again when the program has taken them, or use --skip-in-flight to "
 			  "reset them");
 }
@@ -163,8 +165,8 @@ static bool is_over(int fd)
 	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0 || info.tcpi_state == TCP_CLOSE;
 }
 
-static int dump_queue(struct kind_dump *c, const struct tcp_listener *l, uint32_t n, struct net_queue *q,
-		      struct err *e)
+static int dump_queue(struct kind_dump *c, const struct tcp_listener *l, uint32_t n,
+		      struct net_queue *q, struct err *e)
 {
 	int ret = net_queue_begin(q, l->fd, n, e);
 
@@ -226,31 +228,40 @@ int tcp_end(struct kind_dump *c, struct err *e)
 
 /* ---- target ---- */
 
-int tcp_fill_queue(struct kind_restore *c, const FileEntry *listener, int fd, struct err *e)
+static bool waits_at(const FileEntry *fe, uint32_t listener)
+{
+	return fe->type == FD_TYPES__INETSK && fe->isk->has_cl_waits_at &&
+	       fe->isk->cl_waits_at == listener && tcp_is_open((int)fe->isk->state);
+}
+
+size_t tcp_waiting_at(const struct kind_restore *c, uint32_t listener)
+{
+	const FileEntry *fe;
+	size_t n = 0;
+
+	for (size_t i = 0; (fe = kind_entry_at(c, i)); i++)
+		n += waits_at(fe, listener);
+	return n;
+}
+
+int tcp_fill_queue(struct kind_restore *c, uint32_t listener, int fd, struct err *e)
 {
 	_cleanup_(free_queue) struct net_queue *own = NULL;
 	struct net_queue *q = c->queue;
-	VEC(const InetSkEntry *) waiting = {0};
 	const FileEntry *fe;
 	int ret = 0;
 
-	for (size_t i = 0; (fe = kind_entry_at(c, i)); i++)
-		if (fe->type == FD_TYPES__INETSK && fe->isk->has_cl_waits_at &&
-		    fe->isk->cl_waits_at == listener->id && tcp_is_open((int)fe->isk->state))
-			vec_push(&waiting, fe->isk);
-	if (!waiting.n)
-		return 0;
 	if (!q && (ret = net_queue_open(&own, e)) == 0)
 		q = own;
-	if (!ret && (ret = net_queue_begin(q, fd, (uint32_t)waiting.n, e)) == 0)
-		vec_each(&waiting, m)
-			if (!ret)
-				ret = put(q, kind_restore_set(c), *m, e);
+	if (!ret)
+		ret = net_queue_begin(q, fd, (uint32_t)tcp_waiting_at(c, listener), e);
+	for (size_t i = 0; !ret && (fe = kind_entry_at(c, i)); i++)
+		if (waits_at(fe, listener))
+			ret = put(q, c->set, fe->isk, e);
 	if (q)
 		net_queue_end(q);
-	vec_free(&waiting);
 	if (!ret)
 		return 0;
-	err_in(e, "a connection that waits for accept()");
-	return err_remedy(e, "use --skip-in-flight to leave those out");
+	err_in(e, "TCP connections that wait for accept()");
+	return err_remedy(e, "use --skip-in-flight to leave them out");
 }

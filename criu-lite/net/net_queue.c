@@ -46,7 +46,7 @@ static void put32(uint8_t *at, uint32_t value)
 	memcpy(at, &value, sizeof(value));
 }
 
-/* The peer's clock is not known; 0 leaves it open for what comes next (RFC 7323 as Linux does it). */
+/* The peer's clock is not known; 0 leaves it open for what comes (RFC 7323 as Linux does it). */
 static bool build_tcp(libnet_t *l, const struct segment *s, uint16_t *size)
 {
 	uint8_t options[12] = { TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, TCPOLEN_TIMESTAMP };
@@ -255,6 +255,24 @@ static int get(int fd, int level, int name, int *value)
 	return getsockopt(fd, level, name, value, &n);
 }
 
+/* A program may have made its queue shorter than what was in it. */
+static int make_room(int listener, uint32_t room, uint32_t have, struct err *e)
+{
+	struct tcp_info info = { 0 };
+	socklen_t n = sizeof(info);
+
+	/* one more than that is let in */
+	if (have + 1 >= room)
+		return 0;
+	if (listen(listener, (int)room) < 0 ||
+	    getsockopt(listener, IPPROTO_TCP, TCP_INFO, &info, &n) < 0)
+		return err_set(e, errno, "listen");
+	if (info.tcpi_sacked + 1 >= room)
+		return 0;
+	err_say(e, ENOBUFS, "its queue holds %u connections here, not %u", info.tcpi_sacked + 1, room);
+	return err_remedy(e, "raise net.core.somaxconn");
+}
+
 /* Of a group of listening sockets (SO_REUSEPORT) the kernel would choose one by itself. */
 int net_queue_begin(struct net_queue *q, int listener, uint32_t room, struct err *e)
 {
@@ -272,10 +290,7 @@ int net_queue_begin(struct net_queue *q, int listener, uint32_t room, struct err
 	q->backlog = (int)info.tcpi_sacked;
 	if (q->reuseport && setsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &no, sizeof(no)) < 0)
 		return err_set(e, errno, "SO_REUSEPORT");
-	/* a program may have made its queue shorter than what was in it */
-	if (room > info.tcpi_sacked && listen(listener, (int)room) < 0)
-		return err_set(e, errno, "listen");
-	return 0;
+	return make_room(listener, room, info.tcpi_sacked, e);
 }
 
 void net_queue_end(struct net_queue *q)

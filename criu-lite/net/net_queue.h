@@ -21,8 +21,8 @@
 
 struct net_queue;
 
-/* -ENOTSUP: this kernel or this network cannot; e says why, and a remedy. To open and to close it takes
- * the kernel some 20 ms each: not for a switch. */
+/* -ENOTSUP: this kernel or this network cannot; e says why, and a remedy. To open and to close it
+ * takes the kernel some 20 ms each: not for a switch. */
 int net_queue_open(struct net_queue **q, struct err *e);
 /* NULL is fine. */
 void net_queue_close(struct net_queue *q);

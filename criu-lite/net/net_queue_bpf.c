@@ -39,7 +39,8 @@
 #define LOAD(d, s, o)   INSN(BPF_LDX | BPF_MEM | BPF_W, d, s, o, 0)
 #define STORE(d, o, s)  INSN(BPF_STX | BPF_MEM | BPF_W, d, s, o, 0)
 #define STORE_IMM(d, o, i) INSN(BPF_ST | BPF_MEM | BPF_W, d, 0, o, i)
-#define LOAD_MAP(d, fd) INSN(BPF_LD | BPF_DW | BPF_IMM, d, BPF_PSEUDO_MAP_FD, 0, fd), INSN(0, 0, 0, 0, 0)
+#define LOAD_MAP(d, fd) INSN(BPF_LD | BPF_DW | BPF_IMM, d, BPF_PSEUDO_MAP_FD, 0, fd), \
+			INSN(0, 0, 0, 0, 0)
 #define JUMP_EQ(d, i, o) INSN(BPF_JMP32 | BPF_JEQ | BPF_K, d, 0, o, (int32_t)(i))
 #define JUMP_NULL(d, o) INSN(BPF_JMP | BPF_JEQ | BPF_K, d, 0, o, 0)
 #define CALL(f)         INSN(BPF_JMP | BPF_CALL, 0, 0, 0, f)

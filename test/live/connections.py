@@ -500,6 +500,21 @@ def queue_dumped(where):
   return test
 
 
+def queue_dropped(b):
+  """A restore may leave out those who wait in the images."""
+  need_take_over(b)
+  g = p.Commander(b)
+  q = Queue(b, g, 2)
+  images = b.mkdir("images")
+  b.works(b.a, "dump", "-t", g.guest.pid, "-D", images, "--tcp-established")
+  b.works(b.a, "restore", "-D", images, "-d", "--tcp-established", "--skip-in-flight")
+  b.check_open(b.a)
+  check(q.length() == 0, "%d clients wait", q.length())
+  new = b.connect(q.port)
+  talk(g, g.accept(q.listener), new, 0)
+  g.end("at the end")
+
+
 def not_accepted_refused(b):
   """Those who cannot be taken over make the migration fail, and stay where they are."""
   g = p.Commander(b)
@@ -705,7 +720,8 @@ def tests(opts):
            not_accepted(129, backlog=128), not_accepted_refused, left_in_flight]
   made += [queue_left("network-lock", "receiver"), queue_left("post-dump", "receiver"),
            queue_left("post-dump", "sender"), queue_left("post-dump", "script")]
-  made += [queue_dumped("the same"), queue_dumped("another"), queue_dumped("here")]
+  made += [queue_dumped("the same"), queue_dumped("another"), queue_dumped("here"),
+           queue_dropped]
   made += [receiver_dies("network-lock", True), receiver_dies("post-dump", True),
            receiver_dies("network-lock", False), receiver_dies("post-dump", False),
            sender_dies("network-lock"), sender_dies("post-dump"),
