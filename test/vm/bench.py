@@ -63,9 +63,11 @@ def criu(source, target, pid, predumps):
     done = source.run(["criu", what, "-t", pid, "-D", here, "-v1"] + sending + prev, 300)
     if done.returncode:
       raise vm.Failed("criu %s: %s" % (what, done.stdout[-2000:]))
-  # The small images: a stream of files over one connection, as rsync or scp would.
+  # The small images: a stream of files over one connection, as rsync or scp would. busybox's nc hangs
+  # up when the other one's standard input ends, so that must not: a FIFO opened for both.
   port = PAGE_PORT + 1
-  taking = target.spawn(["sh", "-c", "nc -l -p %d | tar x -C %s" % (port, here)])
+  taking = target.spawn(["sh", "-c", "mkfifo %s/in; nc -l -p %d 0<>%s/in | tar x -C %s"
+                         % (IMAGES, port, IMAGES, here)])
   vm.hosts.wait_for(lambda: target.listening(port), 30)
   source.run("tar c -C %s . | nc %s %d" % (here, target.ip, port), 60, check=True)
   vm.hosts.wait_for(lambda: not target.alive(taking), 30)

@@ -55,11 +55,15 @@ def programs(machine, place, report, jobs, timeout=240):
     verdict = {0: "ok", 77: "skip"}.get(done.returncode, "FAIL")
     return verdict, ("%.0f s" % (time.monotonic() - begin) if verdict == "ok" else
                      "exit %d: %s" % (done.returncode, done.stdout[-3000:]))
-  with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+  pool = concurrent.futures.ThreadPoolExecutor(jobs)
+  try:
     running = {pool.submit(run, name): name for name in names}
     for future in concurrent.futures.as_completed(running):
       verdict, text = future.result()
       report(verdict, "%s %s" % (place, running[future]), text)
+  finally:
+    # Without waiting, for who is told to end: what still runs ends with its machine.
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def victims(machine, report, names, modes, times=1, jobs=2, timeout=900, tracker=None):
@@ -75,13 +79,24 @@ def victims(machine, report, names, modes, times=1, jobs=2, timeout=900, tracker
          "--victims-dir", BUILD + "/test/live", "--mode", modes]
   if names:
     cmd += ["--victims", ",".join(names)]
-  done = machine.run(cmd, timeout, env={"CRIU_LITE_SLOW": "1"})
-  last_counts(done.stdout)
-  for entry in re.split(r"^(?=(?:ok|FAIL|skip) )", done.stdout, flags=re.M)[1:]:
-    verdict, name, mode, rest = (entry.split(None, 3) + [""])[:4]
-    # What follows the last one is only the counts.
-    report(verdict, "live %s %s%s" % (name, mode, tracker and " " + tracker or ""),
-           rest[:1500] if verdict == "FAIL" else rest.splitlines()[0])
+  log = "/tmp/live-%d.log" % time.monotonic_ns()
+  pid = machine.spawn(cmd, log=log, env={"CRIU_LITE_SLOW": "1"})
+  told, end, goes_on = 0, time.monotonic() + timeout, True
+  while goes_on:
+    time.sleep(1)
+    goes_on = machine.alive(pid)
+    said = machine.read(log)
+    entries = re.split(r"^(?=(?:ok|FAIL|skip) )", said, flags=re.M)[1:]
+    # To the last one lines may still be added. What follows it in the end is only the counts.
+    for entry in entries[told:-1 if goes_on else None]:
+      verdict, name, mode, rest = (entry.split(None, 3) + [""])[:4]
+      report(verdict, "live %s %s%s" % (name, mode, tracker and " " + tracker or ""),
+             rest[:1500] if verdict == "FAIL" else rest.splitlines()[0])
+      told += 1
+    if goes_on and time.monotonic() > end:
+      machine.run(["kill", "-9", "--", -pid])
+      raise vm.Failed("no end after %d s: %s" % (timeout, said[-600:]))
+  last_counts(said)
 
 
 # ---- from machine to machine ----
@@ -98,6 +113,8 @@ class Guest:
     self.timens = False
     if self.moves_address:
       machine.run(["ip", "addr", "add", SERVICE + "/24", "dev", "eth0"], check=True)
+      # An earlier guest may have had it on another machine.
+      machine.run(["arping", "-U", "-c", "1", "-I", "eth0", SERVICE])
     self.pid = machine.spawn([BUILD + "/test/vm/vm_guest", mib, rate, peer.PORT],
                              dir="/")
     self.questions = peer.Questions(net)
@@ -164,8 +181,12 @@ class Guest:
   def close(self):
     if self.stream:
       self.stream.close()
-    if self.where.port is not None:
+    try:
       self.where.run(["kill", "-9", self.pid])
+      if self.moves_address:
+        self.where.run(["ip", "addr", "del", SERVICE + "/24", "dev", "eth0"])
+    except vm.Lost:
+      pass
 
 
 def say_move(got, pause):
@@ -186,7 +207,9 @@ def unharmed(guest, before, speed, when):
   # Twice as slow would be a throttle or a tracker; what the machine does besides is not.
   if after < speed / 2:
     raise vm.Failed("%s: changes %.0f pages a second, before it were %.0f" % (when, after, speed))
-  left = machine.out("pidof criu-lite; find /run/criu-lite ! -type d 2>/dev/null; true").split()
+  # What is kept of the CPU that a guest came from goes when the next one comes.
+  left = machine.out("pidof criu-lite; find /run/criu-lite ! -type d ! -path '*/cpu/*' 2>/dev/null; "
+                     "true").split()
   if left:
     raise vm.Failed("%s: left over: %s" % (when, left))
   if machine.run("which nft >/dev/null").returncode == 0:

@@ -123,8 +123,8 @@ static void work(struct guest *g)
 		g->gap = passed;
 	g->last = now;
 	watch_clocks(g);
-	/* What was missed while it stood still is not made up for. */
-	g->owed += (passed < 0 ? 0 : passed > 100000 ? 100000 : passed) * (int64_t)g->rate;
+	/* What was missed while it stood still is not made up for, nor while it was throttled. */
+	g->owed += (passed < 0 ? 0 : passed > 20000 ? 20000 : passed) * (int64_t)g->rate;
 	for (; g->owed >= 1000000; g->owed -= 1000000) {
 		check_page(g, g->next);
 		put_page(g, g->next, g->memory[g->next * WORDS] + 1);

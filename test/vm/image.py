@@ -27,9 +27,9 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 # name: also those that it needs by modules.dep. Those that a kernel has built in, or has not at
 # all, are left out: the test that needs one says so.
 MODULES = ("virtio_pci virtio_net virtio_console virtio_blk virtio_balloon tun veth bridge sch_tbf "
-           "sch_netem inet_diag tcp_diag udp_diag raw_diag unix_diag netlink_diag af_packet_diag zram "
-           "nf_tables nft_ct nft_limit nf_conntrack nft_chain_nat nft_reject_inet nft_counter "
-           "nf_log_syslog nft_log nfnetlink_log nfnetlink_queue dummy macvlan").split()
+           "sch_netem inet_diag tcp_diag udp_diag raw_diag unix_diag netlink_diag af_packet_diag "
+           "lzo_rle zram nf_tables nft_ct nft_limit nf_conntrack nft_chain_nat nft_reject_inet "
+           "nft_counter nf_log_syslog nft_log nfnetlink_log nfnetlink_queue dummy macvlan").split()
 
 # Debian's own, not what else is in the PATH of who runs this.
 PROGRAMS = ("/usr/bin/unshare /usr/bin/nsenter /bin/ip /sbin/tc /usr/bin/prlimit "
@@ -297,6 +297,7 @@ def initramfs(k, build, out):
     a.mkdir(name)
   a.mkdir("tmp", 0o1777)
   a.put("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+  a.put("/etc/shadow", b"", 0o600)
   a.put("/etc/group", b"root:x:0:\n")
   a.put("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")
   a.put("/etc/inittab", b"::sysinit:/init.rc\n::respawn:/init.agent\n")

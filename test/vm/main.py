@@ -73,24 +73,31 @@ class Report:
     return 1 if self.count["FAIL"] or not self.count["ok"] else 0
 
 
+def up(report, name, machine):
+  """Waits until it has booted, also if only other cases are wanted."""
+  if not report.case(name, lambda: "%.1f s, Linux %s" % (machine.ready(), machine.kernel)):
+    return False
+  machine.ready()
+  return True
+
+
 def short_set(net, report):
   # Two at a time would only share the CPU; b boots while a works.
   a, b = net.boot("a"), net.boot("b")
-  if not report.case("boot a", lambda: "%.1f s, Linux %s" % (a.ready(), a.kernel)):
+  if not up(report, "boot a", a):
     return
-  a.ready()
   report.group("unit", cases.programs, a, "unit", report, 2)
   report.group("kind", cases.programs, a, "kind", report, 1)
   report.group("live", cases.victims, a, report, cases.SHORT_VICTIMS, cases.SHORT_MODES)
-  report.case("boot b", lambda: "%.1f s" % b.ready())
-  b.ready()
+  if not up(report, "boot b", b):
+    return
   guest = cases.Guest(net, a)
   try:
     if report.case("power-off of the target", cases.power_off_target, guest, b):
       if b.qemu is None:
         b.power_on()
-      report.case("boot b again", lambda: "%.1f s" % b.ready())
-      b.ready()
+      if not up(report, "boot b again", b):
+        return
       report.case("migrate there and back", cases.move_and_back, guest, a, b)
       report.case("migrate into a time namespace", cases.time_namespace, guest, a, b)
   finally:
@@ -113,9 +120,21 @@ def parse():
   return opts
 
 
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def told_to_end(number, frame):
+  """The machines are taken down on the way out, which nothing may interrupt."""
+  for s in ENDINGS:
+    signal.signal(s, signal.SIG_IGN)
+  sys.exit(128 + number)
+
+
 def main():
   opts = parse()
-  signal.signal(signal.SIGTERM, lambda *a: sys.exit(143))
+  for s in ENDINGS:
+    if signal.getsignal(s) != signal.SIG_IGN:  # nohup
+      signal.signal(s, told_to_end)
   build = tool.build_dir()
   directory = tempfile.mkdtemp(prefix="criu-lite-vm.")
   report, rc = Report(opts.only), 1

@@ -127,6 +127,10 @@ class Stream:
 
   def close(self):
     self.ended = True
+    try:
+      self.sock.shutdown(socket.SHUT_RDWR)  # wakes the threads
+    except OSError:
+      pass
     self.sock.close()
     for t in self.threads:
       t.join(5)
