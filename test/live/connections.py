@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -515,21 +516,89 @@ def queue_dropped(b):
   g.end("at the end")
 
 
-def not_accepted_refused(b):
+def not_accepted_refused(b, g, q, words):
+  receiver = b.receive(b.b, "--once")
+  done = b.a.run(b.migrate_command(g.guest, b.b), timeout=60)
+  check(done.returncode > 0, "it was moved")
+  for word in words:
+    check(word in done.stderr, "%s is not named: %s", word, done.stderr[-600:])
+  check(not g.guest.tracer(), "the guest is traced")
+  receiver.wait(20)
+  check(q.length() == len(q.socks), "%d clients wait", q.length())
+  q.end()
+  g.end("at the end")
+  b.check_open(b.a)
+
+
+def queue_of_fast_open(b):
   """Those who cannot be taken over make the migration fail, and stay where they are."""
   g = p.Commander(b)
   q = Queue(b, g, 2)
   g.set(q.listener, socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
-  receiver = b.receive(b.b, "--once")
-  done = b.a.run(b.migrate_command(g.guest, b.b), timeout=60)
-  check(done.returncode > 0, "it was moved")
-  check("--skip-in-flight" in done.stderr and "Fast Open" in done.stderr, "no remedy is named: %s",
-        done.stderr[-600:])
-  check(not g.guest.tracer(), "the guest is traced")
-  receiver.wait(20)
-  q.end()
+  not_accepted_refused(b, g, q, ("--skip-in-flight", "wait for accept()"))
+
+
+def queue_without_cookies(host):
+  def test(b):
+    need_take_over(b)
+    g = p.Commander(b)
+    q = Queue(b, g, 2)
+    getattr(b, host).run(["sh", "-c", "echo 0 >/proc/sys/net/ipv4/tcp_syncookies"], check=True)
+    not_accepted_refused(b, g, q, ("SYN cookies are off",))
+  test.__name__ = "not accepted, no SYN cookies on host " + host
+  return test
+
+
+def queue_too_long(b):
+  need_take_over(b)
+  g = p.Commander(b)
+  q = Queue(b, g, 8)
+  b.b.run(["sh", "-c", "echo 4 >/proc/sys/net/core/somaxconn"], check=True)
+  not_accepted_refused(b, g, q, ("5 connections", "net.core.somaxconn"))
+
+
+def knocking(b):
+  """Clients come all the time while the guest, which accepts none, moves: each is served at last."""
+  need_take_over(b)
+  capture = Capture(b.c)
+  g = p.Commander(b)
+  listener = g.listen(4, 7100, 1000)
+  todo = [p.socket_in(b.c, socket.AF_INET, socket.SOCK_STREAM) for _ in range(200)]
+  there, wrong, stop = [], [], threading.Event()
+
+  def come():
+    while todo and not stop.is_set():
+      sock = todo.pop()
+      sock.settimeout(30)
+      try:
+        sock.connect((ADDRESS[4], 7100))
+        sock.sendall(p.pattern(0, 500))
+        there.append(sock)
+      except OSError as e:
+        wrong.append(str(e))
+      time.sleep(0.005)
+
+  clients = threading.Thread(target=come)
+  clients.start()
+  try:
+    for _ in range(3):
+      b.move(g.guest)
+  finally:
+    stop.set()
+    clients.join()
+  check(not wrong, "of %d clients these were not let in: %s", len(there), wrong)
+  for _ in there:
+    fd = g.accept(listener)
+    check(g.recv(fd, 0, 500) == 500, "what a client has said is gone")
+    check(g.send(fd, 0, 1000) == 1000, "nothing can be said to a client")
+    g.close(fd)
+  for sock in there:
+    p.receive_all(sock, 0, 1000)
   g.end("at the end")
-  b.check_open(b.a)
+  capture.stop()
+  bad = capture.faults(ADDRESS[4])
+  check(not bad, "%d faults on the wire: %s", len(bad), "; ".join(bad[:5]))
+  return "%d clients" % len(there)
 
 
 def left_in_flight(b):
@@ -717,7 +786,8 @@ def tests(opts):
            (open_ones, peer_has_shut, guest_has_shut, bytes_unread, bytes_unsent, fin_wait_1, last_ack,
             closing, time_wait, syn_sent, idle(60 if full else 3))]
   made += [not_accepted(1), not_accepted(5, 6), not_accepted(5, 6, 4), not_accepted(6, backlog=5),
-           not_accepted(129, backlog=128), not_accepted_refused, left_in_flight]
+           not_accepted(129, backlog=128), knocking, left_in_flight]
+  made += [queue_of_fast_open, queue_without_cookies("a"), queue_without_cookies("b"), queue_too_long]
   made += [queue_left("network-lock", "receiver"), queue_left("post-dump", "receiver"),
            queue_left("post-dump", "sender"), queue_left("post-dump", "script")]
   made += [queue_dumped("the same"), queue_dumped("another"), queue_dumped("here"),
