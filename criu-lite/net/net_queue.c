@@ -7,14 +7,17 @@
 #include <libnet.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
+#include <net/if.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
 #include "cleanup.h"
 #include "io.h"
+#include "log.h"
 #include "net_nl.h"
 #include "net_queue_bpf.h"
 
@@ -28,9 +31,16 @@ struct net_queue {
 
 /* ---- segments in the peer's name ---- */
 
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
+#define SOCK_RCVBUF_LOCK 2       /* as the kernel has it */
+
 #define HOPS 64
-/* More than an ordinary network brings would make the kernel suspect a driver, in its log. */
-#define PIECE 1400
+#define HEADERS 100              /* IPv6, TCP and its options */
+/* A buffer of the kernel's, 32 KiB, has room for so much with all headers: received bytes take up no
+ * more memory than those that came from a network. */
+#define PIECE 32000
 
 struct segment {
 	const struct net_waiting *w;
@@ -226,15 +236,31 @@ static int open_it(struct net_queue *q, const struct net_waiting *w, struct err 
 					 "what comes through lo");
 }
 
-int net_queue_put(struct net_queue *q, const struct net_waiting *w, struct err *e)
+static int get(int fd, int level, int name, int *value)
+{
+	socklen_t n = sizeof(*value);
+
+	return getsockopt(fd, level, name, value, &n);
+}
+
+/* As large as lo lets through. */
+static size_t piece_max(const struct net_queue *q)
+{
+	struct ifreq r = { .ifr_name = "lo" };
+	int mtu = ioctl(q->listener, SIOCGIFMTU, &r) < 0 ? 0 : r.ifr_mtu;
+
+	return mtu >= PIECE + HEADERS ? PIECE : mtu > HEADERS + 512 ? (size_t)(mtu - HEADERS) : 512;
+}
+
+static int put_all(struct net_queue *q, const struct net_waiting *w, struct err *e)
 {
 	struct segment s = { .w = w, .priority = NET_QUEUE_FOLLOWS, .flags = TH_ACK | TH_PUSH };
-	char text[NET_CONN_TEXT];
+	size_t max = w->n ? piece_max(q) : 0;
 	int ret = open_it(q, w, e);
 
 	for (size_t at = 0; !ret && at < w->n; at += s.n) {
 		s.data = w->data + at;
-		s.n = w->n - at < PIECE ? (uint32_t)(w->n - at) : PIECE;
+		s.n = (uint32_t)(w->n - at < max ? w->n - at : max);
 		s.seq = w->first + (uint32_t)at;
 		ret = send_until(q, &s, TCP_ESTABLISHED, (uint32_t)at + s.n, e);
 	}
@@ -243,17 +269,35 @@ int net_queue_put(struct net_queue *q, const struct net_waiting *w, struct err *
 				      .seq = w->first + (uint32_t)w->n };
 		ret = send_until(q, &s, TCP_CLOSE_WAIT, (uint32_t)w->n + 1, e);
 	}
+	return ret;
+}
+
+/* A connection has the receive buffer of its listening socket, which is smaller than what it has grown
+ * to, or what the program may have made of it meanwhile. It is not locked: it grows on as ever. */
+static void set_room(int fd, int size, int lock)
+{
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof(lock)) < 0)
+		log_debug("receive buffer of a listening socket: %m");
+}
+
+int net_queue_put(struct net_queue *q, const struct net_waiting *w, struct err *e)
+{
+	char text[NET_CONN_TEXT];
+	int size = 0, lock = 0, want = (int)w->n + (128 << 10);
+	bool grow = w->n && get(q->listener, SOL_SOCKET, SO_RCVBUF, &size) == 0 &&
+		    get(q->listener, SOL_SOCKET, SO_BUF_LOCK, &lock) == 0 &&
+		    w->n > (size_t)size / 4 && want > size / 2;
+
+	if (grow)
+		set_room(q->listener, want, lock & ~SOCK_RCVBUF_LOCK);
+	int ret = put_all(q, w, e);
+	if (grow)
+		set_room(q->listener, size / 2, lock); /* the kernel doubles it */
 	return ret ? err_in(e, "%s", net_conn_text(&w->conn, text)) : 0;
 }
 
 /* ---- the listening socket ---- */
-
-static int get(int fd, int level, int name, int *value)
-{
-	socklen_t n = sizeof(*value);
-
-	return getsockopt(fd, level, name, value, &n);
-}
 
 /* A program may have made its queue shorter than what was in it. */
 static int make_room(int listener, uint32_t room, uint32_t have, struct err *e)

@@ -27,6 +27,9 @@
 #ifndef TCP_TIMESTAMP
 #define TCP_TIMESTAMP 24
 #endif
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
 #define DATA_MAX 1000000
 
 static struct err e;
@@ -167,6 +170,7 @@ struct plan {
 	size_t bytes[8];             /* received by each; the last one's peer has shut its side */
 	bool in_group;               /* others listen, too */
 	int receive_buffer, backlog; /* 0: as it comes */
+	int mtu;                     /* of lo, 0: as it comes */
 };
 
 static uint8_t data[DATA_MAX];
@@ -219,11 +223,14 @@ static void accept_all(const struct plan *p, int listener, const struct taken *t
 {
 	for (int i = 0; i < p->n; i++) {
 		struct tcp_info info;
+		uint32_t stamp;
 		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
 		assert_true(fd >= 0);
 		get(fd, TCP_INFO, &info, sizeof(info));
 		same_options(&info, &t[i].info);
+		get(fd, TCP_TIMESTAMP, &stamp, sizeof(stamp));
+		assert_in_range(stamp - t[i].w.conn.ts_val, 0, 100000);
 		exchange(fd, peer[i], data, p->bytes[i], i == p->n - 1);
 		close(fd);
 		close(peer[i]);
@@ -247,24 +254,34 @@ static int listen_at(int family, uint16_t port)
 	return fd;
 }
 
-static void check_listener(int listener, int backlog)
+/* What the queue's filling changes for the moment. */
+struct settings {
+	int reuseport, receive_buffer, lock, backlog;
+};
+
+static struct settings settings_of(int listener)
 {
+	struct settings s = { 0 };
 	struct tcp_info info;
 	socklen_t n = sizeof(int);
-	int on = 0;
 
 	get(listener, TCP_INFO, &info, sizeof(info));
-	assert_int_equal(info.tcpi_sacked, backlog);
-	assert_int_equal(getsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &on, &n), 0);
-	assert_true(on);
+	s.backlog = (int)info.tcpi_sacked;
+	assert_int_equal(getsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &s.reuseport, &n), 0);
+	assert_int_equal(getsockopt(listener, SOL_SOCKET, SO_RCVBUF, &s.receive_buffer, &n), 0);
+	assert_int_equal(getsockopt(listener, SOL_SOCKET, SO_BUF_LOCK, &s.lock, &n), 0);
+	return s;
 }
 
 static void there_and_back(struct plan p)
 {
 	struct taken *t = calloc((size_t)p.n, sizeof(*t));
 	int capture = lab_capture(LAB_PEER), listener = listen_at(p.family, 7300), peer[8], others[3];
+	struct settings before, after;
 	struct net_queue *q;
 
+	if (p.mtu)
+		free(lab_run(LAB_HOST, "ip link set lo mtu %d", p.mtu));
 	if (p.receive_buffer)
 		setsockopt(listener, SOL_SOCKET, SO_RCVBUFFORCE, &p.receive_buffer, sizeof(int));
 	if (net_queue_open(&q, &e) == -ENOTSUP)
@@ -277,8 +294,10 @@ static void there_and_back(struct plan p)
 		others[i] = listen_at(p.family, 7300);
 	if (p.backlog)
 		assert_int_equal(listen(listener, p.backlog), 0);
+	before = settings_of(listener);
 	put_all(&p, listener, q, t);
-	check_listener(listener, p.backlog ? p.backlog : 10);
+	after = settings_of(listener);
+	assert_memory_equal(&before, &after, sizeof(before));
 	for (int i = 0; p.in_group && i < 3; i++) {
 		assert_int_equal(waiting(others[i]), 0);
 		close(others[i]);
@@ -316,6 +335,7 @@ static void test_group(void **state)
 static void test_much(void **state)
 {
 	there_and_back((struct plan){ AF_INET, 2, { DATA_MAX, 600000 }, .receive_buffer = 4 << 20 });
+	there_and_back((struct plan){ AF_INET6, 2, { 20000, 60000 }, .mtu = 1500 });
 }
 
 /* The program has called listen() once more, with less. */

@@ -601,6 +601,27 @@ def knocking(b):
   return "%d clients" % len(there)
 
 
+def full_windows(b):
+  """Clients who have said so much that there is no room for more."""
+  need_take_over(b)
+  capture = Capture(b.c)
+  g = p.Commander(b)
+  listener = g.listen(6, 7100, 5)
+  socks = [b.connect(7100, family) for family in (4, 6)]
+  said = [p.fill(sock) for sock in socks]
+  for _ in range(2):
+    b.move(g.guest)
+  for sock, n in zip(socks, said):
+    fd = g.accept(listener)
+    check(g.recv(fd, 0, n) == n, "of %d bytes some are missing", n)
+    talk(g, fd, sock, n)
+  g.end("at the end")
+  capture.stop()
+  bad = capture.faults(ADDRESS[4]) + capture.faults(ADDRESS[6])
+  check(not bad, "%d faults on the wire: %s", len(bad), "; ".join(bad[:5]))
+  return "%s bytes" % ", ".join(map(str, said))
+
+
 def left_in_flight(b):
   """--skip-in-flight: those that nobody has accepted are left out, the others live."""
   g = p.Commander(b)
@@ -786,7 +807,8 @@ def tests(opts):
            (open_ones, peer_has_shut, guest_has_shut, bytes_unread, bytes_unsent, fin_wait_1, last_ack,
             closing, time_wait, syn_sent, idle(60 if full else 3))]
   made += [not_accepted(1), not_accepted(5, 6), not_accepted(5, 6, 4), not_accepted(6, backlog=5),
-           not_accepted(129, backlog=128), knocking, left_in_flight]
+           not_accepted(129, backlog=128), knocking, full_windows,
+           left_in_flight]
   made += [queue_of_fast_open, queue_without_cookies("a"), queue_without_cookies("b"), queue_too_long]
   made += [queue_left("network-lock", "receiver"), queue_left("post-dump", "receiver"),
            queue_left("post-dump", "sender"), queue_left("post-dump", "script")]
