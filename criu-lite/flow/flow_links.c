@@ -78,6 +78,16 @@ static int parse_addresses(struct links *l, net_addr_vec *out, struct err *e)
 	return 0;
 }
 
+/* Early, as it takes its time. If it cannot be done, whoever needs it says so. */
+static void open_queue(struct links *l)
+{
+	struct err why = ERR_INIT;
+
+	if (net_queue_open(&l->queue, &why) < 0 || net_queue_try(l->queue, &why) == 0)
+		return;
+	net_queue_close(steal_ptr(l->queue));
+}
+
 int links_source(struct links *l, const struct flow_opts *o, const char *id, const char *where,
 		 int control, struct err *e)
 {
@@ -89,6 +99,8 @@ int links_source(struct links *l, const struct flow_opts *o, const char *id, con
 		ret = parse_addresses(l, &addrs, e);
 	if (ret == 0 && (o->kinds.tcp_established || addrs.n))
 		ret = flow_net_source(&l->net, id, -1, &addrs, control, e);
+	if (ret == 0 && o->kinds.tcp_established && !o->kinds.skip_in_flight)
+		open_queue(l);
 	vec_each(&addrs, a)
 		net_addr_free(a);
 	vec_free(&addrs);
@@ -116,20 +128,21 @@ static int conns_of(const struct guest *g, net_conn_vec *out, struct err *e)
 	return ret;
 }
 
-#define ACCEPT_LOOKS    40
-#define HANDSHAKE_LOOKS 250
-#define LOOK_PAUSE_NS   1000000
+#define ACCEPT_LOOKS     10
+#define ACCEPT_LOOKS_MAX 40      /* where they cannot be taken over */
+#define HANDSHAKE_LOOKS  250
+#define LOOK_PAUSE_NS    1000000
 
 /* The door is closed: handshakes under way end by themselves, and a guest that calls accept() has
  * soon taken those who wait. True: somebody is still at the door, and is taken over by us. */
-static bool let_in(const net_conn_vec *listeners)
+static bool let_in(const net_conn_vec *listeners, int looks)
 {
 	net_conn_vec there = { 0 };
 	struct err why = ERR_INIT;
 	size_t half = 0;
 	bool left = true;
 
-	for (int i = 0; left && i < (half ? HANDSHAKE_LOOKS : ACCEPT_LOOKS); i++) {
+	for (int i = 0; left && i < (half ? HANDSHAKE_LOOKS : looks); i++) {
 		if (i)
 			nanosleep(&(struct timespec){ .tv_nsec = LOOK_PAUSE_NS }, NULL);
 		there.n = 0;
@@ -139,16 +152,6 @@ static bool let_in(const net_conn_vec *listeners)
 	}
 	vec_free(&there);
 	return left;
-}
-
-/* If it cannot be done, whoever needs it says so. */
-static void open_queue(struct links *l)
-{
-	struct err why = ERR_INIT;
-
-	if (l->queue || net_queue_open(&l->queue, &why) < 0 || net_queue_try(l->queue, &why) == 0)
-		return;
-	net_queue_close(steal_ptr(l->queue));
 }
 
 void links_close_listeners(struct links *l, const struct guest *g)
@@ -166,8 +169,8 @@ void links_close_listeners(struct links *l, const struct guest *g)
 	l->listeners_closed = n > 0;
 	if (flow_net_close(l->net, all.at, n, &why) < 0)
 		log_info("%s", why.text);
-	else if (n && !l->o->kinds.skip_in_flight && (l->knocking = let_in(&all)))
-		open_queue(l);
+	else if (n && !l->o->kinds.skip_in_flight)
+		l->knocking = let_in(&all, l->queue ? ACCEPT_LOOKS : ACCEPT_LOOKS_MAX);
 	kind_dump_use_queue(g->kinds, l->queue);
 	vec_free(&all);
 }
