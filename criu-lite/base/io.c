@@ -3,6 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -98,6 +101,19 @@ int io_slurp_at(int dirfd, const char *path, struct buf *out, struct err *e)
 	if (ret < 0)
 		return err_set(e, -ret, "%s", path);
 	return 0;
+}
+
+int io_slurp(struct buf *out, struct err *e, const char *fmt, ...)
+{
+	char path[PATH_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	int n = vsnprintf(path, sizeof(path), fmt, ap);
+	va_end(ap);
+	if ((size_t)n >= sizeof(path))
+		return err_set(e, ENAMETOOLONG, "%.100s...", path);
+	return io_slurp_at(AT_FDCWD, path, out, e);
 }
 
 int io_spill(const char *path, const void *p, size_t n, struct err *e)

@@ -26,6 +26,9 @@ int io_pwrite(int fd, const void *p, size_t n, off_t at);
 /* Reads a file of unknown size (/proc) from its beginning; a zero byte follows the
  * text but is not counted. */
 int io_slurp_at(int dirfd, const char *path, struct buf *out, struct err *e);
+/* The same of a path that is put together as by printf(). */
+int io_slurp(struct buf *out, struct err *e, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 int io_slurp_fd(int fd, struct buf *out);          /* from offset 0; 0 or -errno */
 
 /* Writes a small file as a whole (sysfs, /proc, pidfiles). */

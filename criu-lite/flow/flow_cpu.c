@@ -28,10 +28,8 @@ static bool read_stat(pid_t pid, struct proc_stat *s)
 {
 	_cleanup_(buf_free) struct buf text = { 0 };
 	struct err ignored = ERR_INIT;
-	char path[32];
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	return io_slurp_at(AT_FDCWD, path, &text, &ignored) == 0 &&
+	return io_slurp(&text, &ignored, "/proc/%d/stat", pid) == 0 &&
 	       proc_stat_parse((char *)text.at, text.n, s, &ignored) == 0;
 }
 

@@ -60,11 +60,10 @@ static bool path_of(const char *text, bool v2, char *out, size_t size)
 
 static int find_home(pid_t pid, struct freezer_place *p, struct err *e)
 {
-	char file[64], path[400];
+	char path[400];
 	_cleanup_(buf_free) struct buf b = { 0 };
+	int ret = io_slurp(&b, e, "/proc/%d/cgroup", pid);
 
-	snprintf(file, sizeof(file), "/proc/%d/cgroup", pid);
-	int ret = io_slurp_at(AT_FDCWD, file, &b, e);
 	if (ret < 0)
 		return ret;
 	if (path_of((char *)b.at, false, path, sizeof(path)) && has(V1_MOUNT, "cgroup.procs")) {
@@ -188,13 +187,11 @@ int freezer_freeze(const struct freezer *f, bool on, struct err *e)
 
 static void move_back(const struct freezer_place *p)
 {
-	char path[600];
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
 	char *at, *line, *save = NULL;
 
-	snprintf(path, sizeof(path), "%s/cgroup.procs", p->ours);
-	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
+	if (io_slurp(&b, &ignored, "%s/cgroup.procs", p->ours) < 0)
 		return;
 	for (at = (char *)b.at; (line = strtok_r(at, "\n", &save)); at = NULL)
 		put(p->home, "cgroup.procs", line);

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -40,13 +39,11 @@ struct guard_board {
 
 static bool is_same(pid_t pid, uint64_t start_time)
 {
-	char path[64];
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct proc_stat st;
 	struct err ignored = ERR_INIT;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	return io_slurp_at(AT_FDCWD, path, &b, &ignored) == 0 &&
+	return io_slurp(&b, &ignored, "/proc/%d/stat", pid) == 0 &&
 	       proc_stat_parse((char *)b.at, b.n, &st, &ignored) == 0 && st.start_time == start_time;
 }
 

@@ -82,7 +82,7 @@ static uint64_t cgroup_room(void)
 	struct err e = ERR_INIT;
 	uint64_t room = UINT64_MAX;
 
-	if (io_slurp_at(AT_FDCWD, "/proc/self/cgroup", &b, &e) < 0)
+	if (io_slurp(&b, &e, "/proc/self/cgroup") < 0)
 		return room;
 	for (char *line = strtok((char *)b.at, "\n"); line; line = strtok(NULL, "\n")) {
 		bool v2 = !strncmp(line, "0::", 3), v1 = strstr(line, ":memory:");

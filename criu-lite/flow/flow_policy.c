@@ -98,8 +98,7 @@ static int identify(pid_t pid, struct guest_id *g, struct err *e)
 	g->executable[n > 0 ? n : 0] = '\0';
 	if (n >= (ssize_t)sizeof(gone) && !strcmp(g->executable + n - (sizeof(gone) - 1), gone))
 		g->executable[n - (ssize_t)(sizeof(gone) - 1)] = '\0';
-	snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
-	io_slurp_at(AT_FDCWD, path, &g->cgroup, &ignored);
+	io_slurp(&g->cgroup, &ignored, "/proc/%d/cgroup", pid);
 	return 0;
 }
 

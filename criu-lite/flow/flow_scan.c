@@ -2,7 +2,6 @@
 /* Which pages of the guest are to be read: address spaces by their trackers, shared memory objects
  * by what all their mappings saw. */
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -185,7 +184,7 @@ int64_t guest_last_pid(void)
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
 
-	if (io_slurp_at(AT_FDCWD, "/proc/loadavg", &b, &ignored) < 0)
+	if (io_slurp(&b, &ignored, "/proc/loadavg") < 0)
 		return -1;
 	const char *last = strrchr((char *)b.at, ' ');
 	return last ? atoll(last) : -1;

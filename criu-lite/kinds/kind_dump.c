@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The source side: numbers, passes, and one descriptor after the other. */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -128,12 +126,10 @@ bool kind_first(struct kind_dump *c, enum kind_space space, uint32_t number)
 
 static int in_fd(const struct fd_view *v, struct err *e)
 {
-	char path[64];
 	struct buf comm = { 0 };
 	struct err ignored = ERR_INIT;
 
-	snprintf(path, sizeof(path), "/proc/%d/comm", v->pid);
-	if (io_slurp_at(AT_FDCWD, path, &comm, &ignored) == 0 && comm.n) {
+	if (io_slurp(&comm, &ignored, "/proc/%d/comm", v->pid) == 0 && comm.n) {
 		int n = (int)strcspn((char *)comm.at, "\n");
 
 		err_in(e, "pid %d (%.*s): fd %d", v->pid, n, (char *)comm.at, v->fd);

@@ -7,7 +7,6 @@
  * of its parent, but not what happens to the descriptors after fork().
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/kcmp.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -285,12 +284,10 @@ static int fire(int fd, struct proc_fdinfo *info, struct err *e)
 {
 	_cleanup_(buf_free) struct buf text = {0};
 	struct epoll_event ev[64];
-	char path[64];
 
 	while (epoll_wait(fd, ev, 64, 0) > 0)
 		;
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	if (io_slurp_at(AT_FDCWD, path, &text, e) < 0)
+	if (io_slurp(&text, e, "/proc/self/fdinfo/%d", fd) < 0)
 		return -e->code;
 	return proc_fdinfo_parse((const char *)text.at, text.n, info, e);
 }

@@ -10,8 +10,6 @@
  * Timers are armed in `finish`, when everything else is done, not at creation.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/timerfd.h>
@@ -51,10 +49,8 @@ static struct timespec add(struct timespec a, uint64_t sec, uint64_t nsec)
 static int read_info(int fd, struct proc_fdinfo *info, struct err *e)
 {
 	_cleanup_(buf_free) struct buf text = {0};
-	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	if (io_slurp_at(AT_FDCWD, path, &text, e) < 0)
+	if (io_slurp(&text, e, "/proc/self/fdinfo/%d", fd) < 0)
 		return -e->code;
 	return proc_fdinfo_parse((const char *)text.at, text.n, info, e);
 }

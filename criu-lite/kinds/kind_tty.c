@@ -131,10 +131,8 @@ static void dump_session(const struct fd_view *v, TtyInfoEntry *m)
 	_cleanup_(buf_free) struct buf text = {0};
 	struct proc_stat st;
 	struct err ignored = ERR_INIT;
-	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", v->pid);
-	if (io_slurp_at(AT_FDCWD, path, &text, &ignored) < 0 ||
+	if (io_slurp(&text, &ignored, "/proc/%d/stat", v->pid) < 0 ||
 	    proc_stat_parse((const char *)text.at, text.n, &st, &ignored) < 0 ||
 	    st.tty_nr != (uint32_t)v->st.st_rdev || st.session <= 0)
 		return;

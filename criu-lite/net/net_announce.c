@@ -60,12 +60,11 @@ static void send_arp(const struct link *to, const struct in_addr *ip, uint16_t o
 /* A host that forwards must say that it is a router, or those who use it as one forget it. */
 static bool is_router(const char *dev)
 {
-	char path[128];
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
 
-	snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/forwarding", dev);
-	return io_slurp_at(AT_FDCWD, path, &b, &ignored) == 0 && b.n && b.at[0] != '0';
+	return io_slurp(&b, &ignored, "/proc/sys/net/ipv6/conf/%s/forwarding", dev) == 0 &&
+	       b.n && b.at[0] != '0';
 }
 
 static void send_advertisement(const struct link *to, const struct net_addr *a)

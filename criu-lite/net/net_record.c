@@ -35,12 +35,10 @@ int net_id_check(const char *id, struct err *e)
 
 static int stat_of(pid_t pid, struct proc_stat *st)
 {
-	char path[32];
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
+	int ret = io_slurp(&b, &ignored, "/proc/%d/stat", pid);
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	int ret = io_slurp_at(AT_FDCWD, path, &b, &ignored);
 	return ret < 0 ? ret : proc_stat_parse((char *)b.at, b.n, st, &ignored);
 }
 

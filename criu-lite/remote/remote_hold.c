@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -89,12 +88,10 @@ uint64_t remote_options(void)
 /* Its state, and how many threads its process has. False: it is gone. */
 static bool look_at(pid_t tid, char *state, int *threads)
 {
-	char path[64];
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
-	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
+	if (io_slurp(&b, &ignored, "/proc/%d/stat", tid) < 0)
 		return false;
 	const char *rest = strrchr((char *)b.at, ')');
 	*state = 'X';
@@ -288,12 +285,10 @@ static bool known(const struct remote *r, pid_t tid)
 
 static pid_t tracer_of(pid_t tid)
 {
-	char path[64];
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
 
-	snprintf(path, sizeof(path), "/proc/%d/status", tid);
-	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
+	if (io_slurp(&b, &ignored, "/proc/%d/status", tid) < 0)
 		return 0;
 	const char *at = strstr((char *)b.at, "TracerPid:");
 	return at ? (pid_t)atoi(at + strlen("TracerPid:")) : 0;

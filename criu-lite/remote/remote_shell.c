@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Shells: empty processes, born held, that become the guest. */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
@@ -163,7 +162,6 @@ static void close_others(struct batch *b, const struct remote *r)
 /* Everything of ours out of the new process: mappings, descriptors, rseq. */
 static int empty(struct remote *r, struct err *e)
 {
-	char path[64];
 	_cleanup_batch_ struct batch b = BATCH(r->thread.at[0]);
 	_cleanup_(buf_free) struct buf maps = { 0 };
 	uint8_t *tp = __builtin_thread_pointer();
@@ -175,8 +173,7 @@ static int empty(struct remote *r, struct err *e)
 			   RSEQ_SIG);
 	batch_call(&b, "set_robust_list", SYS_set_robust_list, 0, 24);
 	close_others(&b, r);
-	snprintf(path, sizeof(path), "/proc/%d/maps", r->pid);
-	if ((ret = io_slurp_at(AT_FDCWD, path, &maps, e)) < 0)
+	if ((ret = io_slurp(&maps, e, "/proc/%d/maps", r->pid)) < 0)
 		return ret;
 	for (char *line = (char *)maps.at; line && *line;) {
 		char *next = strchr(line, '\n');

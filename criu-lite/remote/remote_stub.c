@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The stub: how it gets into a guest, runs, and leaves again. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,11 +53,9 @@ static bool look_in_vdso(struct remote *r, gaddr vdso)
 /* The auxv of a shell is ours until it gets the guest's, its vDSO may have moved since. */
 static int look_in_maps(struct remote *r, struct err *e)
 {
-	char path[64];
 	_cleanup_(buf_free) struct buf maps = { 0 };
+	int ret = io_slurp(&maps, e, "/proc/%d/maps", r->pid);
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", r->pid);
-	int ret = io_slurp_at(AT_FDCWD, path, &maps, e);
 	if (ret < 0)
 		return ret;
 	const char *line = strstr((char *)maps.at, "[vdso]");
@@ -71,11 +68,9 @@ static int look_in_maps(struct remote *r, struct err *e)
 
 int stub_look_in_vdso(struct remote *r, struct err *e)
 {
-	char path[64];
 	_cleanup_(buf_free) struct buf auxv = { 0 };
+	int ret = io_slurp(&auxv, e, "/proc/%d/auxv", r->pid);
 
-	snprintf(path, sizeof(path), "/proc/%d/auxv", r->pid);
-	int ret = io_slurp_at(AT_FDCWD, path, &auxv, e);
 	if (ret < 0)
 		return ret;
 	for (size_t i = 0; i + 16 <= auxv.n; i += 16) {

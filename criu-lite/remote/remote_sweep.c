@@ -151,12 +151,10 @@ static int clean(struct remote *r, gaddr stub, bool stopped, struct err *e)
 
 static bool is_stopped(pid_t pid)
 {
-	char path[64];
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) < 0)
+	if (io_slurp(&b, &ignored, "/proc/%d/stat", pid) < 0)
 		return false;
 	const char *at = strrchr((char *)b.at, ')');
 	return at && at[1] && at[2] == 'T';

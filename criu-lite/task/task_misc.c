@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Names, limits, personality, and the other small things of a task and its threads. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,10 +31,8 @@ static bool read_number(pid_t pid, const char *file, int64_t *v)
 {
 	_cleanup_(buf_free) struct buf text = {0};
 	struct err ignored = ERR_INIT;
-	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
-	if (io_slurp_at(AT_FDCWD, path, &text, &ignored) < 0 || !text.n)
+	if (io_slurp(&text, &ignored, "/proc/%d/%s", pid, file) < 0 || !text.n)
 		return false;
 	*v = strtoll((const char *)text.at, NULL, 10);
 	return true;

@@ -26,10 +26,7 @@ void task_mm_free(struct task_mm *m)
 
 static int slurp(const struct task *t, const char *file, struct buf *b, struct err *e)
 {
-	char path[80];
-
-	snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, file);
-	return io_slurp_at(AT_FDCWD, path, b, e);
+	return io_slurp(b, e, "/proc/%d/%s", t->pid, file);
 }
 
 static void leave_out_stub(const struct task *t, struct proc_maps *m)

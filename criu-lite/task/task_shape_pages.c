@@ -15,11 +15,9 @@
 
 int shape_read_maps(const struct task *t, struct proc_maps *out, struct err *e)
 {
-	char path[64];
 	_cleanup_(buf_free) struct buf text = { 0 };
+	int ret = io_slurp(&text, e, "/proc/%d/maps", t->pid);
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", t->pid);
-	int ret = io_slurp_at(AT_FDCWD, path, &text, e);
 	return ret < 0 ? ret : proc_maps_parse((char *)text.at, text.n, out, e);
 }
 

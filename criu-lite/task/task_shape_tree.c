@@ -7,7 +7,6 @@
  * moment: a helper with the leader's pid, which bears it with CLONE_PARENT and dies.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -83,15 +82,14 @@ static int run1(struct remote *r, const char *name, uint64_t nr, uint64_t a0, ui
 static void check_pid(pid_t pid, const char *what, void (*complain)(void *, const struct err *),
 		      void *arg)
 {
-	char path[32], name[64] = "";
+	char name[64] = "";
 	struct err e = ERR_INIT, ignored = ERR_INIT;
 	_cleanup_(buf_free) struct buf b = { 0 };
 
 	if (kill(pid, 0) < 0 && errno == ESRCH && getpgid(pid) < 0 && kill(-pid, 0) < 0 &&
 	    errno == ESRCH)
 		return;
-	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-	if (io_slurp_at(AT_FDCWD, path, &b, &ignored) == 0)
+	if (io_slurp(&b, &ignored, "/proc/%d/comm", pid) == 0)
 		snprintf(name, sizeof(name), " (%.*s)", (int)(b.n ? b.n - 1 : 0), (char *)b.at);
 	err_say(&e, EEXIST, "%s %d is taken on this host%s", what, pid, name);
 	err_remedy(&e, "end that process, or receive inside a new pid namespace (unshare --pid "

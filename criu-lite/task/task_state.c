@@ -28,12 +28,10 @@
 static int read_status(pid_t pid, pid_t tid, struct buf *text, struct proc_status *out,
 		       struct err *e)
 {
-	char path[64];
 	int ret;
 
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", pid, tid);
 	text->n = 0;
-	if ((ret = io_slurp_at(AT_FDCWD, path, text, e)) < 0)
+	if ((ret = io_slurp(text, e, "/proc/%d/task/%d/status", pid, tid)) < 0)
 		return ret;
 	return proc_status_parse((const char *)text->at, text->n, out, e);
 }
@@ -438,11 +436,9 @@ static int find_syscall(struct remote *r, gaddr *out, struct err *e)
 {
 	_cleanup_(buf_free) struct buf text = {0};
 	struct proc_maps maps;
-	char path[64];
 	int ret;
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", remote_pid(r));
-	if ((ret = io_slurp_at(AT_FDCWD, path, &text, e)) < 0 ||
+	if ((ret = io_slurp(&text, e, "/proc/%d/maps", remote_pid(r))) < 0 ||
 	    (ret = proc_maps_parse((const char *)text.at, text.n, &maps, e)) < 0)
 		return ret;
 	*out = 0;

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Interval timers and POSIX timers. */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -72,11 +70,9 @@ static PosixTimerEntry *posix_timer(const struct proc_timer *t, const struct iti
 static int read_list(pid_t pid, proc_timer_vec *out, struct err *e)
 {
 	_cleanup_(buf_free) struct buf text = {0};
-	char path[64];
 	int ret;
 
-	snprintf(path, sizeof(path), "/proc/%d/timers", pid);
-	if ((ret = io_slurp_at(AT_FDCWD, path, &text, e)) < 0)
+	if ((ret = io_slurp(&text, e, "/proc/%d/timers", pid)) < 0)
 		return ret;
 	return proc_timers_parse((const char *)text.at, text.n, out, e);
 }

@@ -18,10 +18,7 @@
 
 static int slurp(pid_t pid, const char *file, struct buf *b, struct err *e)
 {
-	char path[80];
-
-	snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
-	return io_slurp_at(AT_FDCWD, path, b, e);
+	return io_slurp(b, e, "/proc/%d/%s", pid, file);
 }
 
 static int read_stat(pid_t pid, struct proc_stat *st, struct err *e)
@@ -118,8 +115,7 @@ static int children_of(pid_t pid, pid_vec *out, struct err *e)
 	for (struct dirent *de; (de = readdir(d));) {
 		if (de->d_name[0] == '.')
 			continue;
-		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/children", pid, de->d_name);
-		if (io_slurp_at(AT_FDCWD, path, &b, e) < 0) {
+		if (io_slurp(&b, e, "/proc/%d/task/%s/children", pid, de->d_name) < 0) {
 			if (e->code == ENOENT && access("/proc/self/task", F_OK) == 0 &&
 			    access("/proc/thread-self/children", F_OK) < 0)
 				return err_say(e, ENOTSUP, "this kernel lists no children "

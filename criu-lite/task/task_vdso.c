@@ -3,8 +3,6 @@
 
 #include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/syscall.h>
@@ -312,7 +310,7 @@ static size_t mapping_size(uint64_t start, struct err *e)
 	struct proc_maps maps = { 0 };
 	size_t n = 0;
 
-	if (io_slurp_at(AT_FDCWD, "/proc/self/maps", &text, e) == 0 &&
+	if (io_slurp(&text, e, "/proc/self/maps") == 0 &&
 	    proc_maps_parse((char *)text.at, text.n, &maps, e) == 0)
 		vec_each(&maps.vma, v)
 			if (v->start == start)

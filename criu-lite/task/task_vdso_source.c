@@ -114,12 +114,10 @@ static bool in_kept(const struct task *t, const struct proc_vma *v, uint64_t rip
 {
 	_cleanup_(buf_free) struct buf auxv = { 0 };
 	struct err ignored = ERR_INIT;
-	char path[48];
 
 	if (!may_be_kept(v))
 		return false;
-	snprintf(path, sizeof(path), "/proc/%d/auxv", t->pid);
-	if (io_slurp_at(AT_FDCWD, path, &auxv, &ignored) < 0)
+	if (io_slurp(&auxv, &ignored, "/proc/%d/auxv", t->pid) < 0)
 		return false;
 	uint64_t at = auxv_vdso((uint64_t *)(void *)auxv.at, auxv.n / 8);
 	return at && rip >= at && rip < at + VDSO_IMAGE_MAX && at >= v->start && at < v->end;
@@ -137,10 +135,8 @@ static bool ignores_sigtrap(pid_t pid)
 	_cleanup_(buf_free) struct buf text = { 0 };
 	_cleanup_(proc_status_free) struct proc_status s = { 0 };
 	struct err ignored = ERR_INIT;
-	char path[48];
 
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	return io_slurp_at(AT_FDCWD, path, &text, &ignored) < 0 ||
+	return io_slurp(&text, &ignored, "/proc/%d/status", pid) < 0 ||
 	       proc_status_parse((char *)text.at, text.n, &s, &ignored) < 0 ||
 	       s.sig_ign & KSIG_BIT(SIGTRAP);
 }

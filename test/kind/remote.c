@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -87,13 +86,11 @@ static void expect_goes_on(pid_t pid, struct shared *s)
 
 static size_t maps_lines(pid_t pid)
 {
-	char path[64];
 	struct buf b = { 0 };
 	struct err e = ERR_INIT;
 	size_t n = 0;
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	io_slurp_at(AT_FDCWD, path, &b, &e);
+	io_slurp(&b, &e, "/proc/%d/maps", pid);
 	for (size_t i = 0; i < b.n; i++)
 		n += b.at[i] == '\n';
 	buf_free(&b);
@@ -192,11 +189,9 @@ static void dead_man(void **state)
 			usleep(5000);
 		assert_true(s->count > was);
 	}
-	char path[64];
 	struct buf b = { 0 };
 	struct err e = ERR_INIT;
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	OK(io_slurp_at(AT_FDCWD, path, &b, &e));
+	OK(io_slurp(&b, &e, "/proc/%d/status", pid));
 	assert_non_null(strstr((char *)b.at, "SigBlk:\t0000000000000000"));
 	buf_free(&b);
 	expect_goes_on(pid, s);

@@ -363,13 +363,11 @@ struct proc_maps maps_of(pid_t pid)
 	struct proc_maps maps = { 0 };
 	struct buf text = { 0 };
 	struct err e = ERR_INIT;
-	char path[40];
 
 	/* Lines overlap if mappings merge while they are read. */
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
 	int ret = -EBADMSG;
 	for (int tries = 0; tries < 100; tries++) {
-		assert_int_equal(io_slurp_at(AT_FDCWD, path, &text, &e), 0);
+		assert_int_equal(io_slurp(&text, &e, "/proc/%d/maps", pid), 0);
 		ret = proc_maps_parse((char *)text.at, text.n, &maps, &e);
 		if (ret == 0)
 			break;
@@ -580,10 +578,8 @@ long status_kb(pid_t pid, const char *key)
 {
 	struct buf text = { 0 };
 	struct err e = ERR_INIT;
-	char path[40];
 
-	snprintf(path, sizeof(path), "/proc/%d/status", pid);
-	assert_int_equal(io_slurp_at(AT_FDCWD, path, &text, &e), 0);
+	assert_int_equal(io_slurp(&text, &e, "/proc/%d/status", pid), 0);
 	const char *at = strstr((char *)text.at, key);
 	long kb = at ? atol(at + strlen(key)) : 0;
 	buf_free(&text);
