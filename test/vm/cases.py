@@ -175,6 +175,8 @@ class Guest:
       raise vm.Failed("pid %d still runs on %s" % (self.pid, source.name))
     if not target.alive(self.pid):
       raise vm.Failed("pid %d does not run on %s: %s" % (self.pid, target.name, target.read(log)))
+    # Busybox's init looks for zombies once a second. Until then the pid cannot come back.
+    vm.hosts.wait_for(lambda: not source.read("/proc/%d/stat" % self.pid), 20)
     self.where = target
     return json.loads(next(x for x in done.stdout.splitlines() if x.startswith("{")))
 

@@ -75,10 +75,12 @@ class Report:
 
 def up(report, name, machine):
   """Waits until it has booted, also if only other cases are wanted."""
-  if not report.case(name, lambda: "%.1f s, Linux %s" % (machine.ready(), machine.kernel)):
+  try:
+    text = "%.1f s, Linux %s" % (machine.ready(), machine.kernel)
+  except vm.Failed as e:
+    report("FAIL", name, str(e))
     return False
-  machine.ready()
-  return True
+  return report.case(name, lambda: text)
 
 
 def short_set(net, report):

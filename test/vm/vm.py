@@ -32,7 +32,7 @@ import hosts  # noqa: E402
 
 TREE = "/criu-lite"
 TOOL = TREE + "/build/criu-lite/cmd/criu-lite"
-BOOT_TIMEOUT = 120
+BOOT_TIMEOUT = 90
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
 TUNSETIFF = 0x400454ca
@@ -47,6 +47,10 @@ class Failed(Exception):
 
 class Lost(Failed):
   """The machine does not answer any more."""
+
+
+class Hangs(Lost):
+  """It does not boot."""
 
 
 def in_netns(pid, what):
@@ -131,14 +135,24 @@ class Vm:
 
   # ---- the agent ----
 
-  def ready(self, timeout=BOOT_TIMEOUT):
-    """Waits until the agent inside has spoken; returns the seconds from power-on to that."""
+  def ready(self):
+    """Waits until the agent inside has spoken; returns the seconds from power-on to that. On a busy
+    machine the emulated BIOS or kernel hangs now and then: it gets a second chance."""
+    try:
+      return self._ready(BOOT_TIMEOUT)
+    except Hangs as e:
+      print("again: %s" % e, file=sys.stderr)
+      self.power_off()
+      self._start()
+      return self._ready(BOOT_TIMEOUT)
+
+  def _ready(self, timeout):
     end = time.monotonic() + timeout
     with self._news:
       while not self._up:
         self._must_run()
         if self._down or time.monotonic() > end:
-          raise Lost("%s did not boot within %d s: %s" % (self.name, timeout, self.tail()))
+          raise Hangs("%s did not boot within %d s: %s" % (self.name, timeout, self.tail()))
         self._news.wait(0.5)
     return self._up - self.started
 
