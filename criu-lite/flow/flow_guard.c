@@ -44,7 +44,8 @@ static bool is_same(pid_t pid, uint64_t start_time)
 	struct err ignored = ERR_INIT;
 
 	return io_slurp(&b, &ignored, "/proc/%d/stat", pid) == 0 &&
-	       proc_stat_parse((char *)b.at, b.n, &st, &ignored) == 0 && st.start_time == start_time;
+	       proc_stat_parse((char *)b.at, b.n, &st, &ignored) == 0 &&
+	       st.start_time == start_time;
 }
 
 static void end_all(const struct guard_board *board)
@@ -140,7 +141,8 @@ static int begin(struct flow_guard *g, pid_t root, struct err *e)
 
 int flow_guard_begin(struct flow_guard *g, pid_t root, struct err *e)
 {
-	g->board = mmap(NULL, sizeof(*g->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	g->board = mmap(NULL, sizeof(*g->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			-1, 0);
 	if (g->board == MAP_FAILED)
 		return err_set(e, errno, "guard");
 	return begin(g, root, e);

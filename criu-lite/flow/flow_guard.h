@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guard: a small process that outlives us if we are killed, and then takes out of the guest what
- * the dead-man tail had to leave there, and lets it go on if it was throttled; or ends it, if it runs on
- * the target already. On the target one takes back what was done to the network.
+ * The guard: a small process that outlives us if we are killed, and then takes out of the guest
+ * what the dead-man tail had to leave there, and lets it go on if it was throttled; or ends it, if
+ * it runs on the target already. On the target one takes back what was done to the network.
  */
 #pragma once
 

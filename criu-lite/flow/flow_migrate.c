@@ -255,7 +255,8 @@ static int begin(struct migration *m, const struct flow_opts *o, struct err *e)
 		return err_set(e, errno, "getrandom");
 	for (size_t i = 0; i < sizeof(m->id.at); i++)
 		snprintf(m->watch.live.id + 2 * i, 3, "%02x", m->id.at[i]);
-	if ((ret = flow_need_root(e)) < 0 || (ret = flow_map_check(o->map_address, o->n_map_address, e)) < 0)
+	if ((ret = flow_need_root(e)) < 0 ||
+	    (ret = flow_map_check(o->map_address, o->n_map_address, e)) < 0)
 		return ret;
 	flow_raise_limits();
 	flow_net_sweep();
@@ -344,7 +345,8 @@ static int is_there(struct migration *m, struct err *e)
 	struct pollfd p = { m->control, POLLRDHUP, 0 };
 
 	if (poll(&p, 1, 0) == 1 && p.revents & (POLLRDHUP | POLLHUP | POLLERR))
-		return err_say(e, ECONNRESET, "the target has ended before it was told to run; look at its log");
+		return err_say(e, ECONNRESET,
+			       "the target has ended before it was told to run; look at its log");
 	return 0;
 }
 
@@ -382,9 +384,9 @@ static int keep_lock(struct migration *m, pid_t root, struct err *e)
 {
 	struct err why = ERR_INIT;
 
-	err_remedy(e, "look whether pid %d runs on the target: if so, kill it here (kill -KILL %d); if not, "
-		   "let it go on (kill -CONT %d), without its TCP connections; then lift the network "
-		   "lock (nft delete table inet criu-lite-%s)", root, root, root,
+	err_remedy(e, "look whether pid %d runs on the target: if so, kill it here (kill -KILL "
+		   "%d); if not, let it go on (kill -CONT %d), without its TCP connections; then "
+		   "lift the network lock (nft delete table inet criu-lite-%s)", root, root, root,
 		   flow_net_id(m->links.net));
 	if (flow_net_keep(steal_ptr(m->links.net), &why) < 0)
 		log_warn("%s", why.text);
@@ -402,11 +404,14 @@ static int undecided(struct migration *m, struct err *e)
 		if ((*k)->remote)
 			remote_leave_stopped((*k)->remote);
 	task_tree_thaw(t);
-	err_in(e, "the link broke after the target was told to run; pid %d is kept stopped here", root);
+	err_in(e, "the link broke after the target was told to run; pid %d is kept stopped here",
+	       root);
 	if (m->links.net)
 		return keep_lock(m, root, e);
-	return err_remedy(e, "look whether pid %d runs on the target: if so, kill it here (kill -KILL "
-			     "%d); if not, let it go on (kill -CONT %d)", root, root, root);
+	return err_remedy(e,
+			  "look whether pid %d runs on the target: if so, kill it here (kill -KILL "
+			  "%d); if not, let it go on (kill -CONT %d)",
+			  root, root, root);
 }
 
 /* The last live round is over: both sides take precedence over other work of their machines, or
@@ -494,8 +499,8 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 	return -EREMOTEIO;
 }
 
-/* Rounds and the switch; rounds again if the stopped guest had more to send than was foreseen, or was
- * in a state that passes. */
+/* Rounds and the switch; rounds again if the stopped guest had more to send than was foreseen, or
+ * was in a state that passes. */
 static int move(struct migration *m, struct err *e)
 {
 	bool final;

@@ -58,7 +58,8 @@ static int take_maps(struct arrival *a, const StreamPreflight *p, struct err *e)
 }
 
 /* A state that came, with the addresses of this place. */
-static int decode(struct arrival *a, const ProtobufCBinaryData *state, struct img_set **set, struct err *e)
+static int decode(struct arrival *a, const ProtobufCBinaryData *state, struct img_set **set,
+		  struct err *e)
 {
 	size_t ended;
 	int ret = img_set_decode(set, state->data, state->len, e);
@@ -116,8 +117,8 @@ static int preflight(struct arrival *a, struct err *e)
 	if (ret == 0)
 		ret = landing_check(&a->landing, set, &wrong);
 	if (ret == 0)
-		ret = links_target(&a->links, a->o, k.tcp_established, p->id ? p->id : "", a->peer.name,
-				   p->address, p->n_address, &wrong);
+		ret = links_target(&a->links, a->o, k.tcp_established, p->id ? p->id : "",
+				   a->peer.name, p->address, p->n_address, &wrong);
 	if (set)
 		vec_push(&a->landing.old, set);
 	if (ret < 0) {
@@ -208,7 +209,8 @@ static int take_shape(struct arrival *a, const StreamRound *r, struct err *e)
 }
 
 /* Says READY or what is wrong. */
-static int answer(struct arrival *a, enum stream_type type, int result, uint64_t since, struct err *e)
+static int answer(struct arrival *a, enum stream_type type, int result, uint64_t since,
+		  struct err *e)
 {
 	struct err ignored = ERR_INIT;
 
@@ -221,7 +223,8 @@ static int answer(struct arrival *a, enum stream_type type, int result, uint64_t
 static int more(struct arrival *a, uint32_t n, struct err *e)
 {
 	uint64_t since = io_now_ns();
-	int ret = n > PAGES_CONNS_MAX ? err_say(e, EPROTO, "%u more connections", n) : accept_data(a, n, e);
+	int ret = n > PAGES_CONNS_MAX ? err_say(e, EPROTO, "%u more connections", n)
+				      : accept_data(a, n, e);
 
 	return answer(a, STREAM_READY, ret, since, e);
 }
@@ -257,7 +260,8 @@ static int rounds(struct arrival *a, struct err *e)
 			ret = take_shape(a, r, e);
 		if ((ret = answer(a, STREAM_READY, ret, since, e)) < 0)
 			return ret;
-		log_debug("round %u shaped in %.2f ms", r->number, (double)(io_now_ns() - since) / 1e6);
+		log_debug("round %u shaped in %.2f ms", r->number,
+			  (double)(io_now_ns() - since) / 1e6);
 		if (type == STREAM_LAST)
 			return 0;
 	}

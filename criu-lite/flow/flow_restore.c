@@ -34,7 +34,8 @@ static int load(const char *path, int *dir, struct img_set **set, struct err *e)
 		return err_in(e, "%s", path);
 	if (!img_count(*set, IMG_PSTREE, 0)) {
 		err_say(e, EINVAL, "%s holds a pre-dump, memory only", path);
-		return err_remedy(e, "finish it with `criu-lite dump --prev-images-dir` and restore that");
+		return err_remedy(e, "finish it with `criu-lite dump --prev-images-dir` and "
+				     "restore that");
 	}
 	return 0;
 }
@@ -107,7 +108,8 @@ static int lift_kept(const struct img_set *set, struct err *e)
 	return 0;
 }
 
-static int build(struct landing *l, struct links *links, struct img_set *set, int dir, struct err *e)
+static int build(struct landing *l, struct links *links, struct img_set *set, int dir,
+		 struct err *e)
 {
 	struct pages_stats sum = { 0 };
 	int ret;
@@ -117,7 +119,8 @@ static int build(struct landing *l, struct links *links, struct img_set *set, in
 		return ret;
 	}
 	if ((ret = landing_shape(l, set, e)) < 0 || (ret = landing_objects(l, e)) < 0 ||
-	    (ret = load_pages(l, dir, &sum, e)) < 0 || (ret = links_arrive(links, l->kinds, l->set, e)) < 0 ||
+	    (ret = load_pages(l, dir, &sum, e)) < 0 ||
+	    (ret = links_arrive(links, l->kinds, l->set, e)) < 0 ||
 	    (ret = landing_fill(l, e)) < 0 || (ret = landing_seal(l, e)) < 0)
 		return ret;
 	return links_script(links, "post-restore", landing_pid(l), e);

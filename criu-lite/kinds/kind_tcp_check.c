@@ -109,7 +109,7 @@ static bool has_keys(const char *answer, size_t n)
 	return false;
 }
 
-/* No answer (a kernel without sock_diag for TCP): taken as no keys. */
+/* No answer (a kernel without sock_diag for TCP): taken as no keys. A listening socket has no peer. */
 static int check_keys(int fd, struct err *e)
 {
 	_Alignas(struct nlmsghdr) char answer[8192];
@@ -118,8 +118,9 @@ static int check_keys(int fd, struct err *e)
 	struct question q;
 	ssize_t n;
 
-	if (getsockname(fd, &us.sa, &len) < 0 || inet_addr_of_peer(fd, &them) < 0)
+	if (getsockname(fd, &us.sa, &len) < 0)
 		return 0;
+	inet_addr_of_peer(fd, &them);
 	fill_question(&q, us.sa.sa_family, &us, &them);
 	_cleanup_close_ int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	if (nl < 0 || send(nl, &q, sizeof(q), 0) < 0 || (n = recv(nl, answer, sizeof(answer), 0)) <= 0 ||
@@ -128,15 +129,28 @@ static int check_keys(int fd, struct err *e)
 	return refuse(e, "it is signed (TCP-MD5)", "let the program connect without keys");
 }
 
-int tcp_check(struct kind_dump *c, int fd, int state, struct err *e)
+static bool has_ao(int fd)
 {
 	char info[256] = "";
 	socklen_t len = sizeof(info);
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_AO_INFO, info, &len) == 0;
+}
+
+bool tcp_is_signed(int fd)
+{
+	struct err ignored = ERR_INIT;
+
+	return has_ao(fd) || check_keys(fd, &ignored) < 0;
+}
+
+int tcp_check(struct kind_dump *c, int fd, int state, struct err *e)
+{
 	int value;
 
 	if (check_opening(fd, state, e) < 0 || check_ulp(fd, e) < 0)
 		return -e->code;
-	if (getsockopt(fd, IPPROTO_TCP, TCP_AO_INFO, info, &len) == 0)
+	if (has_ao(fd))
 		return refuse(e, "it is signed (TCP-AO)", "let the program connect without keys");
 	/* Numbers of notifications begin at 0 in a new socket. */
 	if (!kind_sockopt_get(fd, SOL_SOCKET, SO_ZEROCOPY, &value) && value)

@@ -34,6 +34,8 @@ void tcp_add_listener(int fd, net_conn_vec *out);
 /* ---- source ---- */
 
 int tcp_check(struct kind_dump *c, int fd, int state, struct err *e);
+/* Has a connection or listening socket keys (TCP-MD5, TCP-AO)? */
+bool tcp_is_signed(int fd);
 SkShutdown tcp_shutdown_of(int fd, int state);
 /* Puts the queues; m is complete but for what only connections have. */
 int tcp_dump(struct kind_dump *c, const struct fd_view *v, InetSkEntry *m, struct err *e);

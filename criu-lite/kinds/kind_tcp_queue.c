@@ -121,6 +121,8 @@ static int check_queue(const struct tcp_listener *l, struct err *e)
 		return refuse(l, "the socket is bound to a device", e);
 	if (kind_sockopt_get(l->fd, IPPROTO_TCP, TCP_FASTOPEN, &fastopen) == 0 && fastopen)
 		return refuse(l, "the socket takes TCP Fast Open", e);
+	if (tcp_is_signed(l->fd))
+		return refuse(l, "they are signed (TCP-MD5 or TCP-AO)", e);
 	tcp_add_listener(l->fd, &at);
 	ret = kind_tcp_arrivals(&at, &waiting, &half, e);
 	vec_each(&waiting, w)

@@ -16,7 +16,7 @@
 enum tracker_kind { TRACKER_AUTO, TRACKER_SOFT_DIRTY, TRACKER_UFFD_WP };
 
 const char *tracker_name(enum tracker_kind k);
-/* Can this kernel do it? 0, or -ENOTSUP with why not (for `check`). AUTO: the best there is in *k. */
+/* Can this kernel do it? 0, or -ENOTSUP with why not (for `check`). AUTO becomes the best in *k. */
 int tracker_probe(enum tracker_kind *k, struct err *e);
 
 struct prange { uint64_t start, end; };     /* page aligned guest addresses or object offsets */
@@ -33,12 +33,12 @@ void prange_merge(prange_vec *v, const prange_vec *more);
 
 /* What one scan found. Ascending, not overlapping within a list. */
 struct scan {
-	prange_vec reset;    /* what the other side holds here is void: drop it first (tracking broke,
-	                        mapping gone, new or re-made, page dropped by MADV_DONTNEED ...) */
+	prange_vec reset;    /* what the other side holds here is void: drop it first (tracking
+	                        broke, mapping gone, new or re-made, page dropped by MADV_DONTNEED ...) */
 	prange_vec dirty;    /* present pages to read and send */
 	prange_vec guard;    /* MADV_GUARD_INSTALL in private mappings; only of frozen scans */
-	prange_vec unsure;   /* soft-dirty only: pages of shared mappings that are not mapped now, so
-	                        the kernel cannot say whether they were written meanwhile */
+	prange_vec unsure;   /* soft-dirty only: pages of shared mappings that are not mapped now,
+	                        so the kernel cannot say whether they were written meanwhile */
 };
 void scan_free(struct scan *s);
 
@@ -54,10 +54,10 @@ pid_t tracker_pid(const struct tracker *t);
  * those not in its `dirty` are clean. */
 const prange_vec *tracker_known(const struct tracker *t);
 
-/* The process stands still: takes mappings under tracking that are not yet. To be called right after
- * tracker_start(), and when tracker_uncovered() says that the last scan met new ones (which were,
- * and will be, reported in full until then). vmas: as they are at this moment.
- * -ESRCH: exec'ed (start again). */
+/* The process stands still: takes mappings under tracking that are not yet. To be called right
+ * after tracker_start(), and when tracker_uncovered() says that the last scan met new ones (which
+ * were, and will be, reported in full until then). vmas: as they are at this moment. -ESRCH:
+ * exec'ed (start again). */
 int tracker_cover(struct tracker *t, const struct proc_vma *vmas, size_t n, struct err *e);
 bool tracker_uncovered(const struct tracker *t);
 

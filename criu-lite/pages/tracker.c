@@ -186,8 +186,8 @@ int tracker_cover(struct tracker *t, const struct proc_vma *vmas, size_t n, stru
 
 bool tracker_uncovered(const struct tracker *t) { return t->uncovered; }
 
-/* What was known and lies in no private mapping any more is void. When there is one again, what is in
- * it must not be taken for what the other side had there before. */
+/* What was known and lies in no private mapping any more is void. When there is one again, what is
+ * in it must not be taken for what the other side had there before. */
 static void add_vanished(const struct look *l, const struct proc_vma *vmas, size_t n)
 {
 	prange_vec private = { 0 }, gone = { 0 };
@@ -214,7 +214,8 @@ int tracker_scan(struct tracker *t, const struct proc_vma *vmas, size_t n, bool 
 		return err_set(e, -pm, "/proc/%d/pagemap", t->pid);
 	l.pm = pm;
 	tracker_remade(t, vmas, n, &l.remade);
-	int ret = t->kind == TRACKER_UFFD_WP ? uffd_scan(&l, vmas, n, e) : soft_scan(&l, vmas, n, e);
+	int ret = t->kind == TRACKER_UFFD_WP ? uffd_scan(&l, vmas, n, e)
+					     : soft_scan(&l, vmas, n, e);
 	vec_free(&l.remade);
 	if (ret < 0) {
 		vec_free(&l.known);

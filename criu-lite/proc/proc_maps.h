@@ -46,7 +46,7 @@ struct proc_vma {
 	bool shared;
 	uint32_t dev_major, dev_minor;
 	uint64_t ino;
-	const char *path;             /* into `paths`; "" if none; unescaped; " (deleted)" cut off */
+	const char *path;             /* into `paths`; "" if none; unescaped, " (deleted)" cut */
 	bool deleted;
 	uint32_t vmflags;             /* smaps only */
 	uint64_t rss, swap, anonymous, locked;  /* smaps only, bytes */

@@ -272,8 +272,8 @@ static int put_memfd(struct task *t, struct kind_dump *c, const struct proc_vma 
 	int ret = kind_view(getpid(), fd, fd, &view, e);
 	if (ret < 0)
 		return ret;
-	view.id = *id = kind_number(c, KIND_SPACE_FILE, KIND_KEY_OWN | view.st.st_dev, view.st.st_ino,
-				    (uint64_t)open_flags(v));
+	view.id = *id = kind_number(c, KIND_SPACE_FILE, KIND_KEY_OWN | view.st.st_dev,
+				    view.st.st_ino, (uint64_t)open_flags(v));
 	ret = kind_dump_fd(c, &view, e);
 	kind_view_free(&view);
 	return ret;

@@ -47,7 +47,8 @@ int task_mm_look(struct task *t, struct err *e);
 int task_mm_look_again(struct task *t, struct err *e);
 
 /* After task_mm_check() of every task: System V segments are attached as a whole, and by nobody
- * outside the tree. -EAGAIN: somebody is; or a task that runs has attached one since its mappings were read. */
+ * outside the tree. -EAGAIN: somebody is; or a task that runs has attached one since its mappings
+ * were read. */
 int task_sysv_check(const struct tree *t, struct err *e);
 
 /* Only the mappings, at this moment (no VmFlags); for a task that stands still. */

@@ -187,9 +187,10 @@ static int lacks(const char *name, int nr, struct err *e)
 	return err_remedy(e, "move it to a host whose CPU has it");
 }
 
-/* Whether contents are as good as none. A CPU may say that a component is in use when it is as it was
- * at first: QEMU's always does. And every program has a PKRU that is not the CPU's initial one, where
- * there are protection keys at all: as long as it is the kernel's own, the program uses no keys. */
+/* Whether contents are as good as none. A CPU may say that a component is in use when it is as it
+ * was at first: QEMU's always does. And every program has a PKRU that is not the CPU's initial one,
+ * where there are protection keys at all: as long as it is the kernel's own, the program uses no
+ * keys. */
 static bool is_initial(const struct component *c, const void *p)
 {
 	uint32_t pkru;
