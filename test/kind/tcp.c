@@ -744,25 +744,6 @@ static void key(int fd, const union addr *peer)
 		skip(); /* not in this kernel */
 }
 
-static void signed_ones(void **s)
-{
-	for (size_t h = 0; h < 2; h++) {
-		struct trip t = { .opts.tcp_established = true };
-		union addr to, from;
-		int l = listener(hosts[h], &to), c = socket(to.sa.sa_family, SOCK_STREAM, 0);
-
-		address(&from, hosts[h]);
-		key(l, &from);
-		key(c, &to);
-		assert_return_code(connect(c, &to.sa, sizeof(to)), errno);
-		assert_true(trip_check(&t, c) < 0);
-		assert_says(&t, "TCP-MD5");
-		close(c);
-		close(l);
-		trip_end(&t);
-	}
-}
-
 static void refused(void **s)
 {
 	struct trip t = { 0 };
@@ -823,6 +804,29 @@ static void refuse_waiting(struct trip *t, int l, const char *why)
 	assert_says(t, "--skip-in-flight");
 	err_clear(&t->e);
 	assert_int_equal(knocking(t, l), 1);
+}
+
+static void signed_ones(void **s)
+{
+	for (size_t h = 0; h < 2; h++) {
+		struct trip t = { .opts.tcp_established = true };
+		union addr to, from;
+		int l = listener(hosts[h], &to), c = socket(to.sa.sa_family, SOCK_STREAM, 0);
+
+		address(&from, hosts[h]);
+		key(l, &from);
+		key(c, &to);
+		assert_return_code(connect(c, &to.sa, sizeof(to)), errno);
+		assert_true(trip_check(&t, c) < 0);
+		assert_says(&t, "TCP-MD5");
+		err_clear(&t.e);
+		trip_begin(&t);
+		refuse_waiting(&t, l, "cannot be taken over");
+		img_set_free(kind_dump_set(t.d));
+		close(c);
+		close(l);
+		trip_end(&t);
+	}
 }
 
 static uint16_t port_of(int fd)
