@@ -158,6 +158,8 @@ static int make_void(struct arrival *a, const StreamVoid *v, struct err *e)
 			return err_say(e, EBADMSG, "void range out of order");
 	if (v->kind == PAGES_SHM)
 		return punch(a, v, e);
+	pages_receiver_void(a->pages, PAGES_TASK, v->id,
+			    (const struct prange *)(const void *)v->range, v->n_range / 2);
 	struct task *t = shape_find(&a->landing.shape, (pid_t)v->id);
 	if (!t || !t->remote)
 		return err_say(e, EBADMSG, "void range of unknown task %u", v->id);
@@ -186,6 +188,18 @@ static int tell_places(struct arrival *a, struct err *e)
 		if ((ret = landing_place(&a->landing, &s, &to, e)) == 0)
 			pages_receiver_space(a->pages, PAGES_SHM, s.id, to);
 	}
+	return ret;
+}
+
+/* Whether all that came has its place. */
+static int complete(struct arrival *a, struct err *e)
+{
+	struct task *t;
+	int ret = pages_receiver_error(a->pages, e);
+
+	for (size_t i = 0; ret == 0 && (t = shape_at(&a->landing.shape, i)); i++)
+		if (t->remote)
+			ret = pages_receiver_complete(a->pages, PAGES_TASK, (uint32_t)t->pid, e);
 	return ret;
 }
 
@@ -298,7 +312,7 @@ static int switch_over(struct arrival *a, struct err *e)
 	if ((ret = stream_recv(a->peer.fd, STREAM_SEAL, &seal, -1, e)) < 0)
 		return ret;
 	uint64_t sealing = io_now_ns();
-	if ((ret = pages_receiver_error(a->pages, e)) == 0)
+	if ((ret = complete(a, e)) == 0)
 		ret = landing_seal(&a->landing, e);
 	if (ret == 0)
 		ret = links_script(&a->links, "post-restore", landing_pid(&a->landing), e);

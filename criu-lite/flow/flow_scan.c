@@ -121,6 +121,7 @@ static int scan_objects(struct guest_scan *scan, object_scan_vec *seen)
 		p->space.id = o[i]->id;
 		p->space.fd = o[i]->fd;
 		p->space.fixed = !o[i]->memfd;
+		p->space.told = o[i]->size;
 		struct shm_look look = { .object = o[i], .written = &s->written,
 					 .unsure = &s->unsure, .forks = scan->forks,
 					 .inherited = s->inherited, .last = scan->frozen,

@@ -81,6 +81,9 @@ static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st
 
 	vec_each(&c->shm, s) {
 		if (s->object->id == id) {
+			/* One size for the whole pass: the one that goes into the record. */
+			if (s->pass != c->pass)
+				s->object->size = (uint64_t)st->st_size;
 			s->pass = c->pass;
 			return s->object;
 		}
@@ -97,6 +100,7 @@ static struct shm_object *see(struct kind_dump *c, int fd, const struct stat *st
 	o->id = id;
 	o->dev = st->st_dev;
 	o->ino = st->st_ino;
+	o->size = (uint64_t)st->st_size;
 	o->fd = own;
 	o->memfd = origin == SHM_MEMFD;
 	o->sysv = origin == SHM_SYSV;
@@ -111,10 +115,7 @@ static struct shm_object *look(struct kind_dump *c, int fd, enum origin origin, 
 		err_set(e, errno, "shared memory");
 		return NULL;
 	}
-	struct shm_object *o = see(c, fd, st, origin, e);
-	if (o)
-		o->size = (uint64_t)st->st_size;
-	return o;
+	return see(c, fd, st, origin, e);
 }
 
 struct shm_object *shm_seen(struct kind_dump *c, int fd, bool memfd, struct err *e)
@@ -325,7 +326,8 @@ static int load_inodes(struct kind_restore *c, struct err *e)
 	return kind_sysv_load(c, e);
 }
 
-/* Objects outlive rounds, as pages have landed in them; sizes may have changed. */
+/* Objects outlive rounds, as pages have landed in them; sizes may have changed, and pages of an
+ * object that has grown meanwhile make it longer than its last size. */
 int kind_shm_begin(struct kind_restore *c, struct err *e)
 {
 	int ret = load_inodes(c, e);
@@ -334,7 +336,7 @@ int kind_shm_begin(struct kind_restore *c, struct err *e)
 		struct shm_object *o = c->shm.at[i];
 		const MemfdInodeEntry *m = o->memfd ? inode_of_shm(c, o->id) : NULL;
 
-		if (!m || m->size == o->size)
+		if (!m)
 			continue;
 		ret = resize(o->fd, m, e);
 		o->size = m->size;

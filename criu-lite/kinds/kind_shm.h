@@ -11,7 +11,7 @@
 struct shm_object {
 	uint32_t id;             /* shmid in VmaEntry, pagemap-shmem-ID.img, MemfdInodeEntry */
 	uint64_t dev, ino;
-	uint64_t size;           /* bytes, as of the last look */
+	uint64_t size;           /* bytes, as at the start of the last pass */
 	int fd;                  /* ours, readable (and writable on the target) */
 	bool memfd;              /* else: anonymous shared, or System V's */
 	bool sysv;

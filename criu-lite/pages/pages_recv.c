@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One thread per connection: reads a frame, checks it, puts its pages where they will live. */
+/* One thread per connection: reads a frame, checks it, has its pages put where they will live. */
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -14,9 +14,8 @@
 
 #include "cleanup.h"
 #include "io.h"
-#include "pages_frame.h"
+#include "pages_place.h"
 #include "pages_send.h"
-#include "pages_send_read.h"
 #include "thread.h"
 
 #define ACK_FRAMES 8
@@ -27,6 +26,7 @@ struct space {
 	int kind;
 	uint32_t id;
 	struct pages_place place;
+	prange_vec missing;          /* came, and could not be put there */
 };
 
 struct conn {
@@ -50,173 +50,71 @@ struct pages_receiver {
 
 /* ---- placing ---- */
 
-/* Ranges of one kind of a frame, and the bytes that go there. */
-struct load {
-	const struct pages_place *to;
-	uint64_t limit;
-	size_t n;
-	struct prange r[FRAME_PAGES];
-};
-
-static size_t load_bytes(const struct load *l)
+static struct space *find_space(struct pages_receiver *r, int kind, uint32_t id)
 {
-	size_t n = 0;
-
-	for (size_t i = 0; i < l->n; i++)
-		n += l->r[i].end - l->r[i].start;
-	return n;
-}
-
-static int put_task(const struct load *l, const uint8_t *p, struct err *e)
-{
-	size_t total = load_bytes(l);
-
-	for (size_t done = 0; done < total;) {
-		struct iovec local = { (void *)(p + done), total - done }, remote[FRAME_PAGES];
-		size_t n = frame_iov(l->r, l->n, done, remote);
-		ssize_t put = process_vm_writev(l->to->pid, &local, 1, remote, n, 0);
-
-		if (put < 0 && errno != EFAULT)
-			return err_set(e, errno, "write memory of task %d", l->to->pid);
-		/* Read-only and PROT_NONE mappings take bytes only through here. */
-		if (put <= 0)
-			put = pwrite(l->to->mem_fd, local.iov_base, remote[0].iov_len,
-				     (off_t)remote[0].iov_base);
-		if (put <= 0)
-			return err_set(e, put < 0 ? errno : ESRCH, "write memory of task %d at %p",
-				       l->to->pid, remote[0].iov_base);
-		done += (size_t)put;
-	}
-	return 0;
-}
-
-static int put_shm(const struct load *l, const uint8_t *p, struct err *e)
-{
-	for (size_t i = 0; i < l->n; i++) {
-		uint64_t end = l->r[i].end < l->limit ? l->r[i].end : l->limit;
-		int ret = io_pwrite(l->to->fd, p, end - l->r[i].start, (off_t)l->r[i].start);
-
-		if (ret < 0)
-			return err_set(e, -ret, "write shared memory at %#lx", l->r[i].start);
-		p += l->r[i].end - l->r[i].start;
-	}
-	return 0;
-}
-
-static int put_pages(int kind, const struct load *l, const uint8_t *p, struct err *e)
-{
-	return kind == PAGES_TASK ? put_task(l, p, e) : put_shm(l, p, e);
-}
-
-/* Does the target read as zeros already? What cannot be read counts as no. */
-static bool already_zero(int kind, const struct load *l, uint8_t *scratch)
-{
-	struct iovec local = { scratch, load_bytes(l) }, remote[FRAME_PAGES];
-	size_t total = local.iov_len, n = frame_iov(l->r, l->n, 0, remote);
-
-	if (kind == PAGES_TASK) {
-		if (process_vm_readv(l->to->pid, &local, 1, remote, n, 0) != (ssize_t)total)
-			return false;
-	} else {
-		uint8_t *at = scratch;
-
-		for (size_t i = 0; i < n; i++) {
-			if (pread(l->to->fd, at, remote[i].iov_len, (off_t)remote[i].iov_base) !=
-			    (ssize_t)remote[i].iov_len)
-				return false;
-			at += remote[i].iov_len;
-		}
-	}
-	for (size_t at = 0; at < total; at += PAGE_SIZE)
-		if (!pages_is_zero(scratch + at))
-			return false;
-	return true;
-}
-
-/* What is at one range now. */
-static int get_pages(int kind, const struct pages_place *from, const struct prange *r, uint8_t *p,
-		     struct err *e)
-{
-	struct iovec local = { p, r->end - r->start }, remote = { (void *)r->start, local.iov_len };
-	int ret;
-
-	if (kind == PAGES_TASK &&
-	    process_vm_readv(from->pid, &local, 1, &remote, 1, 0) == (ssize_t)local.iov_len)
-		return 0;
-	/* PROT_NONE mappings give bytes only through here. */
-	memset(p, 0, local.iov_len);
-	ret = io_pread(kind == PAGES_TASK ? from->mem_fd : from->fd, p, local.iov_len,
-		       (off_t)r->start);
-	if (ret == -ENODATA && kind == PAGES_SHM) /* beyond the end of an object: zeros */
-		return 0;
-	return ret < 0 ? err_set(e, -ret, "read what is at %#lx", r->start) : 0;
-}
-
-/* Delta pages come as the difference to what is there. */
-static int add_deltas(struct conn *c, const struct pages_place *to, struct err *e)
-{
-	const struct frame *f = &c->frame;
-	uint8_t *at = c->raw;
-
-	for (uint32_t i = 0; i < f->head.ranges; i++) {
-		const struct frame_range *r = &f->ranges[i];
-		size_t n = r->type == FRAME_ZERO ? 0 : r->pages * PAGE_SIZE;
-
-		if (r->type == FRAME_DELTA) {
-			struct prange here = { r->start, r->start + n };
-			int ret = get_pages(f->head.kind, to, &here, c->packed, e);
-
-			if (ret < 0)
-				return ret;
-			pages_xor(at, c->packed, n);
-		}
-		at += n;
-	}
-	if (f->head.pages != XXH3_64bits(c->raw, frame_raw(f)))
-		return err_say(e, EBADMSG, "pages of %s %u are not as the source believes",
-			       f->head.kind == PAGES_TASK ? "task" : "shared memory object",
-			       f->head.space);
-	return 0;
-}
-
-static int place_frame(struct conn *c, const struct pages_place *to, struct err *e)
-{
-	const struct frame *f = &c->frame;
-	struct load l = { .to = to, .limit = f->head.limit };
-	int ret = frame_pages(f, FRAME_DELTA) ? add_deltas(c, to, e) : 0;
-
-	if (ret < 0)
-		return ret;
-	l.n = frame_ranges(f, true, l.r);
-	if (l.n)
-		ret = put_pages(f->head.kind, &l, c->raw, e);
-	if (ret < 0)
-		return ret;
-	l.n = frame_ranges(f, false, l.r);
-	/* Where nothing was before, looking is cheaper than filling memory with zeros. */
-	if (!l.n || ((f->head.flags & FRAME_FRESH) && already_zero(f->head.kind, &l, c->raw)))
-		return 0;
-	return put_pages(f->head.kind, &l, c->zeros, e);
+	vec_each(&r->spaces, s)
+		if (s->kind == kind && s->id == id)
+			return s;
+	return NULL;
 }
 
 static int find_place(struct conn *c, struct pages_place *out, struct err *e)
 {
 	const struct frame_head *h = &c->frame.head;
-	bool found = false;
 
 	pthread_mutex_lock(&c->r->lock);
-	vec_each(&c->r->spaces, s) {
-		if (s->kind == h->kind && s->id == h->space) {
-			*out = s->place;
-			found = true;
-			break;
-		}
-	}
+	struct space *s = find_space(c->r, h->kind, h->space);
+	if (s)
+		*out = s->place;
 	pthread_mutex_unlock(&c->r->lock);
-	if (!found)
+	if (!s)
 		return err_say(e, EBADMSG, "pages for an unknown %s %u",
 			       h->kind == PAGES_TASK ? "task" : "shared memory object", h->space);
 	return 0;
+}
+
+static void take_off(prange_vec *missing, const prange_vec *what)
+{
+	prange_vec rest = { 0 };
+
+	prange_minus(missing, what, &rest);
+	vec_free(missing);
+	*missing = rest;
+}
+
+/* The frame has been placed, but for what is missing. */
+static void keep_missing(struct conn *c, const prange_vec *missing)
+{
+	const struct frame *f = &c->frame;
+	prange_vec all = { 0 };
+
+	pthread_mutex_lock(&c->r->lock);
+	struct space *s = find_space(c->r, f->head.kind, f->head.space);
+	if (s && s->missing.n) {
+		for (uint32_t i = 0; i < f->head.ranges; i++)
+			prange_add(&all, f->ranges[i].start,
+				   f->ranges[i].start + f->ranges[i].pages * PAGE_SIZE);
+		take_off(&s->missing, &all);
+	}
+	if (s && missing->n)
+		prange_merge(&s->missing, missing);
+	pthread_mutex_unlock(&c->r->lock);
+	vec_free(&all);
+}
+
+static int place_frame(struct conn *c, struct err *e)
+{
+	struct placing p = { .frame = &c->frame, .raw = c->raw, .scratch = c->packed,
+			     .zeros = c->zeros };
+	prange_vec missing = { 0 };
+	int ret = find_place(c, &p.to, e);
+
+	if (ret == 0)
+		ret = pages_place(&p, &missing, e);
+	if (ret == 0)
+		keep_missing(c, &missing);
+	vec_free(&missing);
+	return ret;
 }
 
 /* ---- reading ---- */
@@ -334,11 +232,7 @@ static void *run(void *arg)
 	int ret;
 
 	while ((ret = read_frame(c, &e)) > 0) {
-		struct pages_place to;
-
-		ret = find_place(c, &to, &e);
-		if (ret == 0)
-			ret = place_frame(c, &to, &e);
+		ret = place_frame(c, &e);
 		if (ret == 0)
 			ret = acknowledge(c, &e);
 		if (ret < 0)
@@ -387,6 +281,8 @@ void pages_receiver_free(struct pages_receiver *r)
 		free_conn(*c);
 	}
 	vec_free(&r->conns);
+	vec_each(&r->spaces, s)
+		vec_free(&s->missing);
 	vec_free(&r->spaces);
 	pthread_mutex_destroy(&r->lock);
 	free(r);
@@ -420,15 +316,44 @@ int pages_receiver_add(struct pages_receiver *r, int data_fd, struct err *e)
 void pages_receiver_space(struct pages_receiver *r, int kind, uint32_t id, struct pages_place p)
 {
 	pthread_mutex_lock(&r->lock);
-	vec_each(&r->spaces, s) {
-		if (s->kind == kind && s->id == id) {
-			s->place = p;
-			pthread_mutex_unlock(&r->lock);
-			return;
-		}
+	struct space *s = find_space(r, kind, id);
+	if (!s) {
+		s = vec_new(&r->spaces);
+		s->kind = kind;
+		s->id = id;
 	}
-	vec_push(&r->spaces, (struct space){ .kind = kind, .id = id, .place = p });
+	s->place = p;
 	pthread_mutex_unlock(&r->lock);
+}
+
+void pages_receiver_void(struct pages_receiver *r, int kind, uint32_t id, const struct prange *v,
+			 size_t n)
+{
+	prange_vec what = { 0 };
+
+	for (size_t i = 0; i < n; i++)
+		prange_add(&what, v[i].start, v[i].end);
+	pthread_mutex_lock(&r->lock);
+	struct space *s = find_space(r, kind, id);
+	if (s)
+		take_off(&s->missing, &what);
+	pthread_mutex_unlock(&r->lock);
+	vec_free(&what);
+}
+
+int pages_receiver_complete(struct pages_receiver *r, int kind, uint32_t id, struct err *e)
+{
+	uint64_t bytes = 0, first = 0;
+
+	pthread_mutex_lock(&r->lock);
+	struct space *s = find_space(r, kind, id);
+	if (s && s->missing.n) {
+		bytes = prange_bytes(&s->missing);
+		first = s->missing.at[0].start;
+	}
+	pthread_mutex_unlock(&r->lock);
+	return bytes ? err_say(e, EFAULT, "%lu pages of task %u, from %#lx on, have no memory here",
+			       bytes / PAGE_SIZE, id, first) : 0;
 }
 
 int pages_receiver_error(struct pages_receiver *r, struct err *e)

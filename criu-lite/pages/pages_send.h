@@ -32,13 +32,16 @@ struct pages_space {
 	bool fixed;                  /* SHM: an object that nobody can truncate (no memfd): only of
 	                                these pages are left out by pages_opts.same, for the target
 	                                changes sizes when it is told the state */
-	uint64_t *sums;              /* SHM: XXH3 of each page read (by number), to be filled in; */
+	uint64_t told;               /* SHM: its size as the target is told */
+	uint64_t *sums;              /* SHM: XXH3 of each page read (by number), to be filled in, or
+	                                PAGES_NO_SUM where the target may hold something else; */
 	size_t n_sums;               /* so many. NULL, 0: nobody wants them */
 	bool live;                   /* pages_dump: the guest runs; what has gone is written as
 	                                zeros, the next scan will say so */
 };
 
 #define PAGES_CONNS_MAX 64
+#define PAGES_NO_SUM    0
 
 struct pages_comp {
 	int8_t method, level;        /* COMP_NONE, COMP_ZSTD: of the last frame */
@@ -134,5 +137,11 @@ void pages_receiver_free(struct pages_receiver *r);      /* closes connections, 
 int pages_receiver_add(struct pages_receiver *r, int data_fd, struct err *e);
 /* Between rounds only: says where a space lives now (replaces). */
 void pages_receiver_space(struct pages_receiver *r, int kind, uint32_t id, struct pages_place p);
+/* Between rounds only: ranges that the source takes back, or sends again. */
+void pages_receiver_void(struct pages_receiver *r, int kind, uint32_t id, const struct prange *v,
+			 size_t n);
+/* After the last round: -EFAULT if pages came for which there was no memory, and were neither taken
+ * back nor came again (see pages_place()). */
+int pages_receiver_complete(struct pages_receiver *r, int kind, uint32_t id, struct err *e);
 /* The first failure of any connection thread, if there was one. 0 or -errno. */
 int pages_receiver_error(struct pages_receiver *r, struct err *e);

@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <xxhash.h>
-#include <xxhash.h>
 
 #include "cleanup.h"
 #include "io.h"
@@ -115,12 +114,18 @@ static int read_task(const struct pages_slice *s, uint8_t *buf, uint8_t *fate, s
 	return 0;
 }
 
-/* The sums of what was read, which is what the target gets. */
-static void sum_pages(const struct pages_space *of, const struct prange *r, const uint8_t *buf)
+/* The sums of what was read, which is what the target gets. Not beyond the end of the object, where
+ * it gets nothing and keeps what an earlier round brought, nor beyond the end that it knows of,
+ * where it may cut. */
+static void sum_pages(const struct pages_space *of, const struct prange *r, uint64_t limit,
+		      const uint8_t *buf)
 {
+	if (limit != of->told)
+		limit = (limit < of->told ? limit : of->told) & ~(PAGE_SIZE - 1);
 	for (uint64_t at = r->start; at < r->end; at += PAGE_SIZE, buf += PAGE_SIZE)
 		if (at / PAGE_SIZE < of->n_sums)
-			of->sums[at / PAGE_SIZE] = XXH3_64bits(buf, PAGE_SIZE);
+			of->sums[at / PAGE_SIZE] = at < limit ? XXH3_64bits(buf, PAGE_SIZE)
+							      : PAGES_NO_SUM;
 }
 
 static int read_shm(const struct pages_slice *s, uint8_t *buf, uint8_t *fate, uint64_t *limit,
@@ -146,7 +151,7 @@ static int read_shm(const struct pages_slice *s, uint8_t *buf, uint8_t *fate, ui
 		}
 		/* Beyond the end: the rest of the last page is zero, pages after it are gone. */
 		memset(buf + done, 0, len - done);
-		sum_pages(&s->from, &s->r[i], buf);
+		sum_pages(&s->from, &s->r[i], *limit, buf);
 		for (size_t page = 0; page < len / PAGE_SIZE; page++) {
 			if (s->r[i].start + page * PAGE_SIZE < *limit)
 				continue;

@@ -11,20 +11,20 @@
 
 #include "io.h"
 #include "pages_extents.h"
+#include "pages_send.h"
 #include "pages_tripwire.h"
 
 #define PIECE (1ul << 20)
-/* Inode times are coarse (a tick); a change this close to the last look may have come after it. */
-#define TIME_GRAIN_NS 20000000
 
 struct shm_track {
 	uint32_t id;
 	bool looked;
 	bool racy;                  /* the object changed just before the last look */
 	struct timespec mtime, ctime, atime;
+	uint64_t told;              /* the size, as the target was told last */
 	struct tripwire wire;
 	prange_vec data;            /* extents at the last look */
-	uint64_t *hash;             /* by page, of what was sent last */
+	uint64_t *hash;             /* by page, of what was sent last, or PAGES_NO_SUM */
 	size_t hashes;
 };
 
@@ -87,20 +87,23 @@ static bool same_time(const struct timespec *a, const struct timespec *b)
 	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
 }
 
+/* The next change may get the same time: inode times come from the clock that stands still from
+ * tick to tick (which may be long in a virtual machine). */
 static bool just_now(const struct timespec *t)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (now.tv_sec - t->tv_sec) * 1000000000ll + now.tv_nsec - t->tv_nsec < TIME_GRAIN_NS;
+	clock_gettime(CLOCK_REALTIME_COARSE, &now);
+	return now.tv_sec < t->tv_sec || (now.tv_sec == t->tv_sec && now.tv_nsec <= t->tv_nsec);
 }
 
-/* Anonymous memory has no descriptor but MADV_REMOVE; F_SEAL_WRITE is against both. */
+/* Anonymous memory has no descriptor but MADV_REMOVE; F_SEAL_WRITE is against both. Cut and made
+ * long again, it has lost pages. */
 static bool sealed(const struct shm_object *o)
 {
 	int seals = o->memfd ? fcntl(o->fd, F_GET_SEALS) : -1;
 
-	return seals >= 0 && seals & F_SEAL_WRITE;
+	return seals >= 0 && (seals & F_SEAL_WRITE) && (seals & F_SEAL_SHRINK);
 }
 
 /* Those whose hash is another than that of what was sent last go to `changed`. */
@@ -120,7 +123,9 @@ static int hash_pages(struct shm_track *t, int fd, const prange_vec *r, prange_v
 			for (size_t k = 0; k < want; k += PAGE_SIZE) {
 				uint64_t h = XXH3_64bits(piece + k, PAGE_SIZE);
 
-				if (t->hash[(at + k) / PAGE_SIZE] != h)
+				uint64_t was = t->hash[(at + k) / PAGE_SIZE];
+
+				if (was != h || was == PAGES_NO_SUM)
 					prange_add(changed, at + k, at + k + PAGE_SIZE);
 			}
 			at += want;
@@ -155,6 +160,17 @@ static int behind_our_back(struct shm_track *t, const struct shm_look *l, bool v
 	vec_free(&rest);
 	return ret;
 }
+
+/* The target has cut it: what was there before may be there no more. */
+static void forget_cut(struct shm_track *t, uint64_t told)
+{
+	size_t first = told / PAGE_SIZE;
+
+	if (told < t->told && first < t->hashes)
+		memset(&t->hash[first], 0, (t->hashes - first) * sizeof(*t->hash));
+	t->told = told;
+}
+_Static_assert(PAGES_NO_SUM == 0, "as memset leaves it");
 
 /* What only one look tells. */
 struct finding {
@@ -229,6 +245,7 @@ static int look(struct shm_track *t, const struct shm_look *l, struct finding *f
 	int fd = l->object->fd, ret;
 	struct stat st;
 
+	forget_cut(t, l->object->size);
 	if (!t->looked && !l->last)
 		tripwire_init(&t->wire, fd);
 	if (fstat(fd, &st) < 0)

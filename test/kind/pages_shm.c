@@ -19,12 +19,12 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <cmocka.h>
 
 #include "cleanup.h"
 #include "io.h"
+#include "pages_send_read.h"
 #include "pages_shm.h"
 
 #define PAGES 64
@@ -43,20 +43,23 @@ struct object {
 /* What the sender does with what was reported. */
 static void send_it(struct object *o)
 {
-	size_t n;
-	uint64_t *sums = shm_track_sums(o->track, &n);
-	uint8_t data[PAGE_SIZE];
+	struct pages_slice s = { .live = true };
+	_cleanup_free_ uint8_t *data = xmalloc(FRAME_BYTES);
+	struct frame f;
+	struct slice_stats st;
+	struct err e = ERR_INIT;
 
+	s.from = (struct pages_space){ .kind = PAGES_SHM, .id = 1, .fd = o->shm.fd,
+				       .told = o->shm.size };
+	s.from.sums = shm_track_sums(o->track, &s.from.n_sums);
+	assert_true(PAGES <= FRAME_PAGES);
 	vec_each(&o->scan.dirty, r)
-		for (uint64_t at = r->start; at < r->end; at += PAGE_SIZE) {
-			memset(data, 0, sizeof(data));
-			assert_true(pread(o->shm.fd, data, sizeof(data), (off_t)at) >= 0);
-			if (at / PAGE_SIZE < n)
-				sums[at / PAGE_SIZE] = XXH3_64bits(data, sizeof(data));
-		}
+		s.r[s.n++] = *r;
+	if (pages_slice_read(&s, &(struct slice_known){ 0 }, &f, data, &st, &e) < 0)
+		fail_msg("%s", e.text);
 }
 
-static void look(struct object *o, uint64_t written, bool last)
+static void only_look(struct object *o, uint64_t written, bool last)
 {
 	prange_vec w = { 0 }, none = { 0 };
 	struct err e = ERR_INIT;
@@ -70,6 +73,11 @@ static void look(struct object *o, uint64_t written, bool last)
 	if (shm_track_look(o->track, &l, &o->scan, &e) < 0)
 		fail_msg("%s", e.text);
 	vec_free(&w);
+}
+
+static void look(struct object *o, uint64_t written, bool last)
+{
+	only_look(o, written, last);
 	send_it(o);
 }
 
@@ -355,6 +363,46 @@ static void changed_back(void **state)
 	end(&o);
 }
 
+/* Reported, but cut when it is read: the target keeps what it has. Then it is long again, and the
+ * page reads as zeros, as if they had been sent. */
+static void read_while_cut(void **state)
+{
+	struct object o;
+
+	begin(&o, true);
+	o.map[AT] = 'b';
+	only_look(&o, AT, false);
+	assert_true(has(&o.scan.dirty, AT));
+	assert_int_equal(ftruncate(o.fd, AT), 0);
+	send_it(&o);
+	assert_int_equal(ftruncate(o.fd, SIZE), 0);
+	assert_int_equal(*(volatile char *)(o.map + AT), 0);
+	look(&o, 0, true);
+	assert_true(has(&o.scan.dirty, AT) || has(&o.scan.reset, AT));
+	end(&o);
+}
+
+/* Cut, when the size is noted that the target is told, and as before when it is looked at. */
+static void told_while_cut(void **state)
+{
+	char same[PAGE_SIZE];
+	struct object o;
+
+	memset(same, 'a', sizeof(same));
+	begin(&o, true);
+	assert_true(cut(&o));
+	assert_int_equal(pwrite(o.fd, same, sizeof(same), AT), sizeof(same));
+	o.shm.size = AT;
+	only_look(&o, 0, false);
+	assert_true(has(&o.scan.dirty, AT));
+	send_it(&o);                         /* beyond the end that the target knows of */
+	assert_true(cut(&o));
+	assert_int_equal(pwrite(o.fd, same, sizeof(same), AT), sizeof(same));
+	look(&o, 0, true);
+	assert_true(has(&o.scan.dirty, AT));
+	end(&o);
+}
+
 /* ---- by stores ---- */
 
 static void stores(void **state)
@@ -484,6 +532,7 @@ int main(void)
 		cmocka_unit_test(new_data),       cmocka_unit_test(brief_children),
 		cmocka_unit_test(changed_back),   cmocka_unit_test(somebody_elses),
 		cmocka_unit_test(of_a_run_that_was_killed),
+		cmocka_unit_test(read_while_cut), cmocka_unit_test(told_while_cut),
 	};
 
 	memset(page, 'z', sizeof(page));

@@ -13,6 +13,7 @@ made of namespaces, so that pids are free and nothing outlives a case. The ways:
     predump-restore     two pre-dumps with --track-mem, a dump on top of them, restore
     migrate             from one host to the other
     migrate-back        there and back
+    migrate-rounds      over a slow line, in many rounds
     migrate-clock       to a host whose monotonic clock is another
     migrate-clock-back  there and back
     migrate-timens      the same with --timens
@@ -82,13 +83,18 @@ NOT_FOR = {
 # Ways that are for some victims only.
 _timens = ("clocks_go_on", "vdso", "vdso_static", "vdso_altered", "vdso_kept")
 ONLY_FOR = {
+  "migrate-rounds": ("memory", "dontneed", "memfd_write", "shm_remove", "shared_anon", "sysv",
+                     "forker", "exec", "churn-1", "churn-2", "churn-fast"),
   "migrate-clock": ("clocks",),
   "migrate-clock-back": ("clocks",),
   "migrate-timens": _timens,
   "migrate-timens-back": _timens,
 }
-# How far the clock of the second host is ahead then.
-AHEAD = 5000
+# How far the clock of the second host is ahead in some of them.
+AHEAD = {m: 5000 for m in ONLY_FOR if m != "migrate-rounds"}
+# With pages on their way most of the time.
+ROUNDS = ["--bandwidth", "8", "--max-downtime", "1", "--no-auto-converge", "--timeout", "3",
+          "--timeout-action", "suspend"]
 # Have open connections, which are to be kept.
 CONNECTED = ("tcp_streams",)
 # Use DIR/own.
@@ -134,6 +140,7 @@ class Case:
     self.links = ["--tcp-established"] if name in CONNECTED else []
     self.extra, self.note, self.master = list(self.links), "", None
     self.receive = []
+    self.limits = PATIENT
     self.where = self.a
 
   def read(self, name):
@@ -284,8 +291,8 @@ class Case:
         hosts.wait_listening(target, PORT)
       except TimeoutError:
         raise Failed("receive does not listen: " + open(log).read()[-500:])
-      out = self.run_tool(source, "migrate", "--json", "-t", self.pid, *self.links, *PATIENT,
-                          "tcp://%s:%d" % (target.ip, PORT))
+      out = self.run_tool(source, "migrate", "--json", "-t", self.pid, *self.links,
+                          *self.limits, "tcp://%s:%d" % (target.ip, PORT))
       try:
         if receiver.wait(10):
           raise Failed("receive: exit %d: %s" % (receiver.returncode, open(log).read()[-500:]))
@@ -315,6 +322,10 @@ class Case:
     time.sleep(SETTLE_AGAIN.get(self.name, 0.2))
     self.unharmed("on the other host")
     self.migrate(self.b, self.a)
+
+  def migrate_rounds(self):
+    self.limits = ROUNDS
+    self.migrate()
 
   def migrate_clock(self):
     self.migrate()
@@ -381,7 +392,7 @@ MODES = ["dump-restore", "dump-leave-running", "dump-leave-stopped", "predump-re
 
 def run_case(opts, worker, case):
   name, mode, n = case
-  ahead = AHEAD if mode in ONLY_FOR else 0
+  ahead = AHEAD.get(mode, 0)
   if ahead not in worker.pairs:
     worker.pairs[ahead] = hosts.Hosts(2, clocks=[0, ahead])
     opts.pairs.put(worker.pairs[ahead])
