@@ -296,8 +296,10 @@ static bool root_lives(const struct guest *g)
 {
 	struct tree t = { 0 };
 	struct err ignored = ERR_INIT;
-	bool lives = task_tree_scan(&t, g->o->pid, &ignored) == 0 &&
-		     t.task.at[0]->start_time == g->tree.task.at[0]->start_time;
+	int ret = task_tree_scan(&t, g->o->pid, &ignored);
+	/* other failures say nothing of it: it may be in the middle of an exec */
+	bool lives = ret == 0 ? t.task.at[0]->start_time == g->tree.task.at[0]->start_time
+			      : ret != -ESRCH && ret != -ENOENT;
 
 	task_tree_free(&t);
 	return lives;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Seizing, stopping and letting go of the threads of a process. */
+/* Seizing and stopping the threads of a process. */
 #include <dirent.h>
 #include <elf.h>
 #include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -19,9 +21,16 @@
 #endif
 
 /* Stopping must not take for ever: the guest's other threads stand still meanwhile. A timer
- * interrupts our wait. */
+ * interrupts our waits. */
 #define STOP_TICK_NS   20000000
 #define STOP_TICKS_MAX 50
+
+struct stop_clock {
+	volatile unsigned int ticks;
+	volatile sig_atomic_t seizing;
+	sigjmp_buf out;
+	timer_t timer;
+};
 
 pid_t remote_pid(const struct remote *r) { return r->pid; }
 struct rthread *remote_leader(struct remote *r) { return r->thread.at[0]; }
@@ -85,8 +94,7 @@ uint64_t remote_options(void)
 	return PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP;
 }
 
-/* Its state, and how many threads its process has. False: it is gone. */
-static bool look_at(pid_t tid, char *state, int *threads)
+bool thread_look(pid_t tid, char *state, int *threads)
 {
 	_cleanup_(buf_free) struct buf b = { 0 };
 	struct err ignored = ERR_INIT;
@@ -109,7 +117,7 @@ static bool is_dying(pid_t tid)
 	char state;
 	int threads;
 
-	return !look_at(tid, &state, &threads) || state == 'Z' || state == 'X';
+	return !thread_look(tid, &state, &threads) || state == 'Z' || state == 'X';
 }
 
 /* When another thread calls exec, the main thread dies and the other takes its place and pid. */
@@ -118,19 +126,55 @@ static bool lives_on(pid_t pid)
 	char state;
 	int threads;
 
-	return look_at(pid, &state, &threads) && ((state != 'Z' && state != 'X') || threads > 1);
+	return thread_look(pid, &state, &threads) && ((state != 'Z' && state != 'X') || threads > 1);
 }
 
-static int seize(pid_t tid)
+static void on_alarm(int sig, siginfo_t *info, void *context)
 {
-	if (ptrace(PTRACE_SEIZE, tid, 0, remote_options()) == 0)
+	struct stop_clock *c = info->si_value.sival_ptr;
+
+	c->ticks++;
+	if (c->seizing)
+		siglongjmp(c->out, 1);
+}
+
+static int clock_start(struct stop_clock *c, struct err *e)
+{
+	struct sigaction sa = { .sa_sigaction = on_alarm, .sa_flags = SA_SIGINFO };
+	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };
+	struct itimerspec its = { { 0, STOP_TICK_NS }, { 0, STOP_TICK_NS } };
+
+	ev.sigev_value.sival_ptr = c;
+	ev._sigev_un._tid = gettid();
+	if (sigaction(SIGALRM, &sa, NULL) == 0 &&
+	    timer_create(CLOCK_MONOTONIC, &ev, &c->timer) == 0 &&
+	    timer_settime(c->timer, 0, &its, NULL) == 0)
 		return 0;
-	if (errno != EPERM && errno != EINVAL)
-		return -errno;
-	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) == 0)
-		return 0;
-	int code = errno;
-	return code == EPERM && is_dying(tid) ? -ESRCH : -code;
+	return err_set(e, errno, "set a timer");
+}
+
+/* While a thread of the process is in exec(2), this waits for the end of that, and starts over after
+ * a signal. The exec may be waiting for us: -EINTR after a tick. */
+static int seize_as(struct stop_clock *c, pid_t tid, uint64_t options)
+{
+	if (sigsetjmp(c->out, 1)) {
+		c->seizing = 0;
+		/* it may have come just after the call */
+		return ptrace(PTRACE_INTERRUPT, tid, 0, 0) == 0 ? 0 : -EINTR;
+	}
+	c->seizing = 1;
+	int ret = ptrace(PTRACE_SEIZE, tid, 0, options) == 0 ? 0 : -errno;
+	c->seizing = 0;
+	return ret;
+}
+
+static int seize(struct stop_clock *c, pid_t tid)
+{
+	int ret = seize_as(c, tid, remote_options());
+
+	if (ret == -EPERM || ret == -EINVAL)
+		ret = seize_as(c, tid, PTRACE_O_TRACESYSGOOD);
+	return ret == -EPERM && is_dying(tid) ? -ESRCH : ret;
 }
 
 static int gone(struct rthread *t, int status, struct err *e)
@@ -160,13 +204,40 @@ static void reap_others(struct remote *r)
 }
 
 /* A parent in vfork(2) cannot be stopped before its child has called exec or exit. */
-static int does_not_stop(struct rthread *t, struct err *e)
+static int does_not_stop(pid_t tid, struct err *e)
 {
 	err_say(e, EBUSY,
 		"thread %d does not stop: it waits in the kernel (vfork, or a device or file "
 		"system that does not answer)",
-		t->tid);
-	return err_remedy(e, "try again; see /proc/%d/stack for what it waits for", t->tid);
+		tid);
+	return err_remedy(e, "try again; see /proc/%d/stack for what it waits for", tid);
+}
+
+static pid_t tracer_of(pid_t tid)
+{
+	_cleanup_(buf_free) struct buf b = { 0 };
+	struct err ignored = ERR_INIT;
+
+	if (io_slurp(&b, &ignored, "/proc/%d/status", tid) < 0)
+		return 0;
+	const char *at = strstr((char *)b.at, "TracerPid:");
+	return at ? (pid_t)atoi(at + strlen("TracerPid:")) : 0;
+}
+
+/* Called back by a tick. */
+static int look_around(struct rthread *t, struct err *e)
+{
+	struct remote *r = t->of;
+
+	if (r->clock->ticks >= STOP_TICKS_MAX)
+		return does_not_stop(t->tid, e);
+	reap_others(r);
+	/* Another thread has taken its place by exec. To the process' parent that is no news. */
+	if (t->tid == r->pid && tracer_of(t->tid) == 0) {
+		t->dead = true;
+		return err_say(e, ESRCH, "task %d called exec", r->pid);
+	}
+	return 0;
 }
 
 /* Waits until a thread that was asked to stop has stopped. A signal that arrives first is
@@ -180,10 +251,9 @@ int thread_wait_stop(struct rthread *t, struct err *e)
 
 		if (waitpid(t->tid, &status, __WALL) < 0) {
 			if (errno == EINTR) {
-				if (r->ticks && *r->ticks >= STOP_TICKS_MAX)
-					return does_not_stop(t, e);
-				if (r->ticks)
-					reap_others(r);
+				int ret = r->clock ? look_around(t, e) : 0;
+				if (ret < 0)
+					return ret;
 				continue;
 			}
 			t->dead = errno == ECHILD;
@@ -283,21 +353,12 @@ static bool known(const struct remote *r, pid_t tid)
 	return false;
 }
 
-static pid_t tracer_of(pid_t tid)
-{
-	_cleanup_(buf_free) struct buf b = { 0 };
-	struct err ignored = ERR_INIT;
-
-	if (io_slurp(&b, &ignored, "/proc/%d/status", tid) < 0)
-		return 0;
-	const char *at = strstr((char *)b.at, "TracerPid:");
-	return at ? (pid_t)atoi(at + strlen("TracerPid:")) : 0;
-}
-
 static int seize_error(pid_t pid, pid_t tid, int code, struct err *e)
 {
 	pid_t tracer = code == EPERM ? tracer_of(tid) : 0;
 
+	if (code == EINTR)
+		return does_not_stop(tid, e);
 	if (code != EPERM)
 		return err_set(e, code, "task %d: seize thread %d", pid, tid);
 	if (tracer) {
@@ -306,6 +367,22 @@ static int seize_error(pid_t pid, pid_t tid, int code, struct err *e)
 	}
 	err_set(e, EPERM, "task %d: thread %d cannot be traced", pid, tid);
 	return err_remedy(e, "CAP_SYS_PTRACE over it is needed");
+}
+
+static int seize_patiently(struct remote *r, pid_t tid)
+{
+	int ret = seize(r->clock, tid);
+
+	while (ret == -EINTR && r->clock->ticks < STOP_TICKS_MAX) {
+		reap_others(r);
+		ret = seize(r->clock, tid);
+	}
+	/* a tracer that has just died may not have let go yet */
+	for (int i = 0; ret == -EPERM && i < 20; i++) {
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+		ret = seize(r->clock, tid);
+	}
+	return ret;
 }
 
 /* One pass over /proc/PID/task: seizes and interrupts what is new. */
@@ -323,12 +400,7 @@ static int seize_new(struct remote *r, size_t *fresh, struct err *e)
 
 		if (tid <= 0 || known(r, tid))
 			continue;
-		int ret = seize(tid);
-		/* a tracer that has just died may not have let go yet */
-		for (int i = 0; ret == -EPERM && i < 20; i++) {
-			nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-			ret = seize(tid);
-		}
+		int ret = seize_patiently(r, tid);
 		if (ret == -ESRCH && tid != r->pid)
 			continue; /* exited meanwhile */
 		if (ret < 0)
@@ -403,52 +475,33 @@ static int stop_all(struct remote *r, struct err *e)
 	return all_stand(r) ? 0 : err_say(e, ESRCH, "task %d called exec", r->pid);
 }
 
-static void on_alarm(int sig, siginfo_t *info, void *context)
-{
-	++*(volatile unsigned *)info->si_value.sival_ptr;
-}
-
-static bool set_alarm(volatile unsigned *ticks, timer_t *timer)
-{
-	struct sigaction sa = { .sa_sigaction = on_alarm, .sa_flags = SA_SIGINFO };
-	struct sigevent ev = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM };
-	struct itimerspec its = { { 0, STOP_TICK_NS }, { 0, STOP_TICK_NS } };
-
-	ev.sigev_value.sival_ptr = (void *)ticks;
-	ev._sigev_un._tid = gettid();
-	return sigaction(SIGALRM, &sa, NULL) == 0 &&
-	       timer_create(CLOCK_MONOTONIC, &ev, timer) == 0 &&
-	       timer_settime(*timer, 0, &its, NULL) == 0;
-}
-
-static int hold_once(struct remote **out, pid_t pid, volatile unsigned *ticks, struct err *e)
+static int hold_once(struct remote **out, pid_t pid, struct stop_clock *clock, struct err *e)
 {
 	struct remote *r = remote_new(pid, e);
 
 	if (!r)
 		return -e->code;
-	r->ticks = ticks;
+	r->clock = clock;
 	int ret = stop_all(r, e);
 	if (ret < 0) {
 		remote_release(r);
 		return ret;
 	}
-	r->ticks = NULL;
+	r->clock = NULL;
 	*out = r;
 	return 0;
 }
 
 int remote_hold(struct remote **out, pid_t pid, struct err *e)
 {
-	volatile unsigned ticks = 0;
-	timer_t timer;
-	int ret;
+	struct stop_clock clock = { .ticks = 0 };
+	int ret = clock_start(&clock, e);
 
-	if (!set_alarm(&ticks, &timer))
-		return err_set(e, errno, "set a timer");
-	while ((ret = hold_once(out, pid, &ticks, e)) == -ESRCH && lives_on(pid)) {
+	if (ret < 0)
+		return ret;
+	while ((ret = hold_once(out, pid, &clock, e)) == -ESRCH && lives_on(pid)) {
 		err_clear(e);
-		if (ticks >= STOP_TICKS_MAX) {
+		if (clock.ticks >= STOP_TICKS_MAX) {
 			ret = err_say(e, ENOTSUP,
 				      "task %d: its main thread has exited, others run on", pid);
 			err_remedy(e, "only programs whose main thread lives can be carried over");
@@ -456,87 +509,6 @@ int remote_hold(struct remote **out, pid_t pid, struct err *e)
 		}
 		nanosleep(&(struct timespec){ .tv_nsec = 500000 }, NULL);
 	}
-	timer_delete(timer);
+	timer_delete(clock.timer);
 	return ret;
-}
-
-void remote_leave_stopped(struct remote *r) { r->leave_stopped = true; }
-
-/* The signal is taken on the way out of the kernel: not at once, if others have the CPU. */
-#define STOPPED_LIMIT_NS 1000000000u
-
-static void wait_stopped(const struct remote *r)
-{
-	uint64_t until = io_now_ns() + STOPPED_LIMIT_NS;
-	char state;
-	int threads;
-
-	vec_each(&r->thread, t)
-		while (!(*t)->dead && look_at((*t)->tid, &state, &threads) &&
-		       !strchr("TZX", state) && io_now_ns() < until)
-			nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
-}
-
-void remote_release(struct remote *r)
-{
-	struct err e = ERR_INIT;
-
-	if (r->stub && stub_remove(r, &e) < 0)
-		log_warn("task %d: %s", r->pid, e.text);
-	vec_each(&r->thread, it) {
-		struct rthread *t = *it;
-
-		if (t->dead)
-			continue;
-		if (!t->stopped && thread_interrupt(t, &e) < 0)
-			continue;
-		if (t->touched || r->is_shell) {
-			struct iovec v = { t->xstate, t->xstate_len };
-
-			/* in this order: with us dead in between, the trampoline does both */
-			if (thread_set_mask(t, t->sigmask, &e) < 0 ||
-			    thread_set_regs(t, &t->regs, &e) < 0)
-				log_warn("task %d: %s", r->pid, e.text);
-			if (r->is_shell && t->xstate &&
-			    ptrace(PTRACE_SETREGSET, t->tid, NT_X86_XSTATE, &v) < 0)
-				log_warn("task %d: set FP state of thread %d: %s", r->pid, t->tid,
-					 strerror(errno));
-		}
-	}
-	/* not earlier: each system call run by hand would swallow it */
-	stub_clear_tramp(r);
-	if (r->leave_stopped)
-		syscall(SYS_pidfd_send_signal, r->pidfd, SIGSTOP, NULL, 0);
-	vec_each(&r->thread, it)
-		if (!(*it)->dead && ptrace(PTRACE_DETACH, (*it)->tid, 0, 0) < 0 && errno != ESRCH)
-			log_warn("task %d: detach from thread %d: %s", r->pid, (*it)->tid,
-				 strerror(errno));
-	if (r->leave_stopped)
-		wait_stopped(r);
-	remote_free(r);
-}
-
-int remote_pin(struct remote *r, struct err *e)
-{
-	if (syscall(SYS_pidfd_send_signal, r->pidfd, SIGSTOP, NULL, 0) < 0)
-		return err_set(e, errno, "task %d: stop", r->pid);
-	return 0;
-}
-
-void remote_unpin(struct remote *r)
-{
-	syscall(SYS_pidfd_send_signal, r->pidfd, SIGCONT, NULL, 0);
-}
-
-void remote_kill(struct remote *r)
-{
-	syscall(SYS_pidfd_send_signal, r->pidfd, SIGKILL, NULL, 0);
-	/* every thread is to be reaped, or the wait for the leader hangs */
-	for (size_t i = r->thread.n; i-- > 0;) {
-		int status;
-
-		while (waitpid(r->thread.at[i]->tid, &status, __WALL) > 0 && WIFSTOPPED(status))
-			;
-	}
-	remote_free(r);
 }

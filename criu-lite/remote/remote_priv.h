@@ -18,7 +18,7 @@ struct remote {
 	int pidfd;
 	int mem_fd;                  /* /proc/PID/mem, or -1 until needed */
 	bool is_shell;
-	volatile unsigned *ticks;    /* while stopping: counted by a timer */
+	struct stop_clock *clock;    /* while stopping */
 	bool leave_stopped;
 	VEC(struct rthread *) thread; /* leader first */
 
@@ -35,6 +35,8 @@ struct remote {
 struct rthread *remote_thread_new(struct remote *r, pid_t tid);
 struct remote *remote_new(pid_t pid, struct err *e);
 void remote_free(struct remote *r);
+/* Its state, and how many threads its process has. False: it is gone. */
+bool thread_look(pid_t tid, char *state, int *threads);
 int thread_wait_stop(struct rthread *t, struct err *e);
 int thread_read_state(struct rthread *t, struct err *e);
 int thread_interrupt(struct rthread *t, struct err *e);

@@ -8,6 +8,8 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -244,13 +246,91 @@ static void shells(void **state)
 	close(p[1]);
 }
 
-int main(void)
+/* ---- exec in a thread, with others that have to end for it ---- */
+
+#define STORM "--exec-again"
+
+static char *storm_args[4];
+
+static void *exec_again(void *arg)
 {
+	usleep(*(unsigned int *)arg % 700);
+	execv("/proc/self/exe", storm_args);
+	_exit(201);
+}
+
+/* The image: counts, and makes way for the next one. */
+static int storm(char **argv)
+{
+	struct shared *s = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(argv[2]), 0);
+	unsigned int pause_us = (unsigned int)s->count * 37;
+	pthread_t t;
+
+	s->count++;
+	if (s->stop)
+		return 42;
+	for (int i = 0; i < 6; i++)
+		pthread_create(&t, NULL, sleeper, s);
+	memcpy(storm_args, argv, 3 * sizeof(*argv));
+	pthread_create(&t, NULL, exec_again, &pause_us);
+	pthread_join(t, NULL);
+	return 202;
+}
+
+static void expect_more(const struct shared *s)
+{
+	uint64_t was = s->count;
+
+	for (int i = 0; i < 5000 && s->count == was; i++)
+		usleep(1000);
+	assert_true(s->count > was);
+}
+
+/* Held at any moment of an exec, it goes on after that: nothing of it waits for us. */
+static void exec_storm(void **state)
+{
+	struct err e = ERR_INIT;
+	int fd = memfd_create("count", 0), status;
+	char number[16];
+	struct shared *s;
+
+	assert_int_equal(ftruncate(fd, 4096), 0);
+	s = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	snprintf(number, sizeof(number), "%d", fd);
+	pid_t pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		execl("/proc/self/exe", "storm", STORM, number, NULL);
+		_exit(203);
+	}
+	expect_more(s);
+	for (int i = 0; i < 300; i++) {
+		struct remote *r;
+
+		OK(remote_hold(&r, pid, &e));
+		remote_release(r);
+		if (i % 10 == 0)
+			expect_more(s);
+		usleep((unsigned int)i * 61 % 900);
+	}
+	s->stop = 1;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 42);
+	munmap(s, 4096);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[1], STORM))
+		return storm(argv);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(hold_and_release),
 		cmocka_unit_test(batches),
 		cmocka_unit_test(dead_man),
 		cmocka_unit_test(shells),
+		cmocka_unit_test(exec_storm),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
