@@ -41,6 +41,27 @@ static struct guest_pages *pages_of(guest_pages_vec *v, const struct pages_space
 	return NULL;
 }
 
+/* A page that was found at an address where there is no private memory now: what it was in is gone,
+ * and an object that has taken the place is looked at by itself. */
+static void drop_unmapped(const struct guest *g, const struct pages_space *s, prange_vec *r)
+{
+	prange_vec private = { 0 }, rest = { 0 };
+
+	if (s->kind != PAGES_TASK)
+		return;
+	vec_each(&g->mm, m) {
+		if (m->pid != s->pid || !m->task->mm)
+			continue;
+		vec_each(&m->task->mm->maps.vma, v)
+			if (!v->shared)
+				prange_add(&private, v->start, v->end);
+	}
+	prange_and(r, &private, &rest);
+	vec_free(&private);
+	vec_free(r);
+	*r = rest;
+}
+
 /* What is void remains so; of what is dirty, that which the new scan did not find again stays in
  * m->carry, unless it found it void: what is there later would come and go unseen. Spaces that are
  * gone go. */
@@ -55,6 +76,7 @@ static void join_carry(struct migration *m, guest_pages_vec *now)
 		if (p) {
 			prange_minus(&c.scan.dirty, &p->scan.dirty, &same);
 			prange_minus(&same, &p->scan.reset, &rest);
+			drop_unmapped(&m->guest, &p->space, &rest);
 			prange_merge(&p->scan.reset, &c.scan.reset);
 			c.space = p->space;
 		}

@@ -124,6 +124,7 @@ static int scan_objects(struct guest_scan *scan, object_scan_vec *seen)
 		p->space.told = o[i]->size;
 		struct shm_look look = { .object = o[i], .written = &s->written,
 					 .unsure = &s->unsure, .forks = scan->forks,
+					 .hidden = g->tracker == TRACKER_SOFT_DIRTY,
 					 .inherited = s->inherited, .last = scan->frozen,
 					 .strangers = g->strangers };
 		struct shm_track *t = track_of(g, o[i]->id, &p->fresh);

@@ -14,6 +14,7 @@
 
 #include "cleanup.h"
 #include "io.h"
+#include "log.h"
 #include "pages_place.h"
 #include "pages_send.h"
 #include "thread.h"
@@ -98,6 +99,8 @@ static void keep_missing(struct conn *c, const prange_vec *missing)
 	}
 	if (s && missing->n)
 		prange_merge(&s->missing, missing);
+	vec_each(missing, r)
+		log_debug("task %u: no memory for %lx-%lx", f->head.space, r->start, r->end);
 	pthread_mutex_unlock(&c->r->lock);
 	vec_free(&all);
 }

@@ -15,6 +15,7 @@
 #include "pages_tripwire.h"
 
 #define PIECE (1ul << 20)
+#define TIME_SLACK_NS 20000000
 
 struct shm_track {
 	uint32_t id;
@@ -88,13 +89,13 @@ static bool same_time(const struct timespec *a, const struct timespec *b)
 }
 
 /* The next change may get the same time: inode times come from the clock that stands still from
- * tick to tick (which may be long in a virtual machine). */
+ * tick to tick (which may be long in a virtual machine), and are set a moment later. */
 static bool just_now(const struct timespec *t)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME_COARSE, &now);
-	return now.tv_sec < t->tv_sec || (now.tv_sec == t->tv_sec && now.tv_nsec <= t->tv_nsec);
+	return (now.tv_sec - t->tv_sec) * 1000000000ll + now.tv_nsec - t->tv_nsec < TIME_SLACK_NS;
 }
 
 /* Anonymous memory has no descriptor but MADV_REMOVE; F_SEAL_WRITE is against both. Cut and made
@@ -220,7 +221,7 @@ static void judge(struct shm_track *t, const struct shm_look *l, const struct st
 
 	f->intact = l->last ? tripwire_stands(&t->wire) : tripwire_intact(&t->wire);
 	f->verify = l->strangers && (l->inherited || !same_time(&st->st_atim, &t->atime));
-	f->verify |= moved && by_children(t, l, st);
+	f->verify |= moved && (l->hidden || by_children(t, l, st));
 	f->verify |= works ? !f->intact : moved && !sealed(l->object);
 	prange_or(l->written, l->unsure, &f->stored);
 }
@@ -253,7 +254,7 @@ static int look(struct shm_track *t, const struct shm_look *l, struct finding *f
 	judge(t, l, &st, f);
 	if ((ret = remember(t, fd, e)) < 0)
 		return ret;
-	if (t->looked && f->intact)
+	if (t->looked && f->intact && !f->verify) /* stores that nobody saw make data, too */
 		ret = more_extents(t, fd, &f->stored, &f->data, e);
 	else
 		ret = all_extents(fd, &st, &f->data, e);

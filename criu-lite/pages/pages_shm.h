@@ -9,6 +9,8 @@
  *                  that no tracker reported is compared with its hash of the last look
  *   brief children stores of processes that came and went between two looks: compared, too, if the
  *                  inode's times moved and such a process may have had a mapping
+ *   hidden stores  of which soft-dirty bits are lost (tracker_soft.c): compared, too, if the times
+ *                  moved
  *
  * Where the tripwire does not work (no capability to set it, no attributes in tmpfs), pages are
  * compared whenever the inode's times moved, as they do by stores, too.
@@ -29,6 +31,7 @@ uint64_t *shm_track_sums(struct shm_track *t, size_t *n);
 struct shm_look {
 	const struct shm_object *object;
 	const prange_vec *written, *unsure;  /* object offsets, ascending, by all trackers */
+	bool hidden;                 /* trackers may have missed stores: soft-dirty */
 	bool forks;                  /* processes were made on this host since the last look */
 	bool inherited;              /* they would have a mapping: not all are MADV_DONTFORK */
 	bool strangers;              /* at the last look somebody may have mapped it untracked */

@@ -9,8 +9,10 @@
  * New and grown mappings have all bits set, holes included. But a dropped page
  * (MADV_DONTNEED, re-made mapping) that nobody wrote again leaves no bit: so each look
  * compares all pages that have content with those known from before. Pages of shared mappings
- * lose their bits when they are unmapped (reclaim, MADV_DONTNEED): nobody can tell. And pages of
- * hugetlbfs have no such bit: they are dirty each time.
+ * lose their bits when they are unmapped (reclaim, MADV_DONTNEED). Those that are not mapped now are
+ * reported as unsure; one that was read since is there again, clean: of an object that was stored
+ * to, all pages are compared (pages_shm.h). And pages of hugetlbfs have no such bit: they are dirty
+ * each time.
  */
 #include <errno.h>
 #include <fcntl.h>

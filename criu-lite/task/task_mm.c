@@ -249,10 +249,14 @@ int task_vma_open(const struct task *t, const struct proc_vma *v, int flags, str
 	char path[96];
 
 	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->pid, v->start, v->end);
-	int fd = open(path, flags | O_CLOEXEC);
+	_cleanup_close_ int fd = open(path, flags | O_CLOEXEC);
 	if (fd < 0)
 		return err_set(e, errno, "%s (%s)", path, v->path);
-	return fd;
+	/* The guest may run, and have another object there by now. */
+	struct stat st;
+	if ((is_memfd(v) || task_vma_object(v)) && fstat(fd, &st) == 0 && st.st_ino != v->ino)
+		return err_say(e, EAGAIN, "%s changed while it was looked at", path);
+	return steal_fd(fd);
 }
 
 /* Flags to open the file with, so that the mapping can be made again. */

@@ -37,7 +37,7 @@ struct object {
 	struct shm_object shm;
 	struct shm_track *track;
 	struct scan scan;
-	bool forks, inherited;
+	bool forks, inherited, hidden;
 };
 
 /* What the sender does with what was reported. */
@@ -66,7 +66,7 @@ static void only_look(struct object *o, uint64_t written, bool last)
 
 	if (written)
 		prange_add(&w, written, written + PAGE_SIZE);
-	struct shm_look l = { .object = &o->shm, .written = &w, .unsure = &none, .forks = o->forks,
+	struct shm_look l = { .object = &o->shm, .written = &w, .unsure = &none, .forks = o->forks, .hidden = o->hidden,
 			      .inherited = o->inherited, .last = last };
 	scan_free(&o->scan);
 	memset(&o->scan, 0, sizeof(o->scan));
@@ -403,6 +403,30 @@ static void told_while_cut(void **state)
 	end(&o);
 }
 
+/* A tracker did not see it (soft-dirty, of a page that was unmapped since): also if it made data. */
+static void hidden_stores(void **state)
+{
+	struct object o;
+
+	begin(&o, true);
+	assert_true(punch(&o));
+	look(&o, 0, false);
+	usleep(50000);
+	o.hidden = true;
+	look(&o, 0, false);
+	nothing(&o);
+	o.map[AT] = 'b';
+	look(&o, 0, false);
+	assert_true(has(&o.scan.dirty, AT));
+	usleep(50000);
+	assert_int_equal(madvise(o.map + 2 * AT, PAGE_SIZE, MADV_DONTNEED), 0);
+	o.map[2 * AT] = 'c';
+	look(&o, 0, true);
+	assert_true(has(&o.scan.dirty, 2 * AT));
+	assert_int_equal(prange_bytes(&o.scan.dirty), PAGE_SIZE);
+	end(&o);
+}
+
 /* ---- by stores ---- */
 
 static void stores(void **state)
@@ -533,6 +557,7 @@ int main(void)
 		cmocka_unit_test(changed_back),   cmocka_unit_test(somebody_elses),
 		cmocka_unit_test(of_a_run_that_was_killed),
 		cmocka_unit_test(read_while_cut), cmocka_unit_test(told_while_cut),
+		cmocka_unit_test(hidden_stores),
 	};
 
 	memset(page, 'z', sizeof(page));

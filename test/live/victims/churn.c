@@ -35,13 +35,26 @@ static unsigned int dice(unsigned int n)
 	return (rng >> 11) % n;
 }
 
+/* For the report: what the page is instead. 1: none of what it could be. */
+static uint64_t seed_of(const char *p, unsigned int number)
+{
+	if (v_page_zero(p))
+		return ZERO;
+	if (v_page_is(p, FILE_SEED + number))
+		return FILE_SEED + number;
+	for (uint64_t seed = generation; seed >> 32; seed--)
+		if (v_page_is(p, seed))
+			return seed;
+	return 1;
+}
+
 static void check_page(const struct region *r, unsigned int i, const char *when)
 {
 	const char *p = r->at + i * V_PAGE;
 	bool good = r->page[i] == ZERO ? v_page_zero(p) : v_page_is(p, r->page[i]);
 
-	CHECK(good, "%s: sort %d page %u of %u at %p should be %#lx, generation is %#lx", when,
-	      r->sort, i, r->pages, (const void *)p, r->page[i], generation);
+	CHECK(good, "%s: sort %d page %u of %u at %p should be %#lx and is %#lx, generation is %#lx",
+	      when, r->sort, i, r->pages, (const void *)p, r->page[i], seed_of(p, i), generation);
 }
 
 static void check_region(const struct region *r, const char *when)
