@@ -57,5 +57,12 @@ int pm_read(int pm, uint64_t at, uint64_t *pme, size_t n);
 bool pme_is_marker(uint64_t pme);
 bool pme_is_guard(uint64_t pme);
 
-/* The frame of the shared zero page, 0 if it cannot be learnt. */
-uint64_t pm_zero_frame(void);
+/* The frames of the shared zero pages. 0 or -errno: they cannot be learnt. */
+struct pm_zeros {
+	uint64_t small;              /* 0: not shown */
+	uint64_t huge;               /* the first of HUGE_FRAMES; 0: there is none */
+	void *hold;                  /* a mapping of it, so that it stays the same */
+};
+#define HUGE_FRAMES 512
+int pm_zeros_find(struct pm_zeros *z);
+void pm_zeros_free(struct pm_zeros *z);

@@ -38,7 +38,7 @@ struct tracker {
 	prange_vec fresh;         /* uffd-wp: registered since the last look */
 	bool uncovered;           /* uffd-wp: the last look met mappings that are not registered */
 
-	uint64_t zero_frame;      /* soft-dirty */
+	struct pm_zeros zeros;    /* soft-dirty */
 };
 
 /* As tracker_start(), without injection: takes the uffd (fresh, of that process), or -1. */
@@ -102,14 +102,15 @@ struct soft_pages {
 };
 void soft_pages_free(struct soft_pages *p);
 /* Sorts n pagemap entries of one mapping, the first at address `at`. */
-void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, uint64_t zero_frame,
+void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, const struct pm_zeros *zeros,
 	       struct soft_pages *out);
 /* Settles one private mapping: what was known there before against what is there now. What is
  * there but was not known is dirty, whatever the kernel says. */
 void soft_settle(const prange_vec *known, const struct soft_pages *now, prange_vec *reset,
 		 prange_vec *dirty);
 /* Reads and sorts all of a mapping. */
-int soft_read(int pm, const struct proc_vma *vma, uint64_t zero_frame, struct soft_pages *out);
+int soft_read(int pm, const struct proc_vma *vma, const struct pm_zeros *zeros,
+	      struct soft_pages *out);
 
 /* ---- as bytes, for parking ---- */
 

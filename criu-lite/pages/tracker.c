@@ -85,6 +85,7 @@ void tracker_free(struct tracker *t)
 		return;
 	if (t->uffd >= 0)
 		close(t->uffd); /* the kernel lifts all protection */
+	pm_zeros_free(&t->zeros);
 	vec_free(&t->known);
 	vec_free(&t->device);
 	vec_free(&t->seen);
@@ -232,10 +233,11 @@ int tracker_scan(struct tracker *t, const struct proc_vma *vmas, size_t n, bool 
 	return 0;
 }
 
-static int read_once(int pm, const struct proc_vma *vma, uint64_t zero_frame, struct scan *out)
+static int read_once(int pm, const struct proc_vma *vma, const struct pm_zeros *zeros,
+		     struct scan *out)
 {
 	struct soft_pages now = { 0 };
-	int ret = soft_read(pm, vma, zero_frame, &now);
+	int ret = soft_read(pm, vma, zeros, &now);
 
 	if (ret == 0) {
 		prange_or(&now.content, &(prange_vec){ 0 }, &out->dirty);
@@ -249,14 +251,14 @@ int tracker_scan_once(pid_t pid, const struct proc_vma *vmas, size_t n, struct s
 		      struct err *e)
 {
 	_cleanup_close_ int pm = pm_open(pid);
-	uint64_t zero_frame = 0;
+	struct pm_zeros zeros = { 0 };
 	bool guards;
 	int ret = pm < 0 ? pm : 0;
 
 	*out = (struct scan){ 0 };
 	bool by_scan = pm_scan_works(&guards);
 	if (!by_scan)
-		zero_frame = pm_zero_frame();
+		pm_zeros_find(&zeros);
 	for (size_t i = 0; i < n && ret == 0; i++) {
 		if (vmas[i].shared || kernel_owned(&vmas[i]))
 			continue;
@@ -265,8 +267,9 @@ int tracker_scan_once(pid_t pid, const struct proc_vma *vmas, size_t n, struct s
 			ret = uffd_content(pm, &q, vmas[i].start, vmas[i].end, &out->dirty,
 					   &out->guard);
 		else
-			ret = read_once(pm, &vmas[i], zero_frame, out);
+			ret = read_once(pm, &vmas[i], &zeros, out);
 	}
+	pm_zeros_free(&zeros);
 	if (ret == 0)
 		return 0;
 	scan_free(out);

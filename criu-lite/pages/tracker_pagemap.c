@@ -98,19 +98,56 @@ bool pme_is_guard(uint64_t pme)
 	return pme_is_marker(pme) && ((pme & PME_FRAME) >> SWAP_TYPE_BITS & MARKER_GUARD);
 }
 
-uint64_t pm_zero_frame(void)
+/* A read of untouched anonymous memory maps the zero page. 0: none was shown. */
+static uint64_t frame_by_reading(int pm, volatile uint8_t *p)
 {
-	_cleanup_close_ int pm = pm_open(getpid());
 	uint64_t pme = 0;
 
-	if (pm < 0)
-		return 0;
-	/* A read of untouched anonymous memory maps the zero page. */
-	volatile uint8_t *p = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p == MAP_FAILED)
-		return 0;
 	(void)*p;
-	int ret = pm_read(pm, (uintptr_t)p, &pme, 1);
-	munmap((void *)p, PAGE_SIZE);
-	return ret == 0 && (pme & PME_PRESENT) ? pme & PME_FRAME : 0;
+	return pm_read(pm, (uintptr_t)p, &pme, 1) == 0 && (pme & PME_PRESENT) ? pme & PME_FRAME : 0;
+}
+
+/* Where huge pages are in use it maps the huge zero page, whose frames are its own. It goes when
+ * nobody has it any more, and the next one may be elsewhere. */
+static void find_huge(int pm, struct pm_zeros *z)
+{
+	const size_t huge = HUGE_FRAMES * PAGE_SIZE;
+	uint8_t *p = mmap(NULL, 2 * huge, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			  -1, 0);
+
+	if (p == MAP_FAILED)
+		return;
+	z->hold = p;
+	p += huge - (uintptr_t)p % huge;
+	if (madvise(p, huge, MADV_HUGEPAGE) < 0)
+		return;
+	uint64_t first = frame_by_reading(pm, p);
+	uint64_t next = frame_by_reading(pm, p + PAGE_SIZE);
+	if (first != z->small && next == first + 1)
+		z->huge = first;
+}
+
+int pm_zeros_find(struct pm_zeros *z)
+{
+	_cleanup_close_ int pm = pm_open(getpid());
+
+	*z = (struct pm_zeros){ 0 };
+	if (pm < 0)
+		return pm;
+	void *p = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	z->small = frame_by_reading(pm, p);
+	munmap(p, PAGE_SIZE);
+	if (!z->small)
+		return -EPERM;
+	find_huge(pm, z);
+	return 0;
+}
+
+void pm_zeros_free(struct pm_zeros *z)
+{
+	if (z->hold)
+		munmap(z->hold, 2 * HUGE_FRAMES * PAGE_SIZE);
+	z->hold = NULL;
 }

@@ -97,7 +97,7 @@ int tracker_decode(struct tracker **out, const uint8_t *at, size_t n, int uffd, 
 	if (t->kind == TRACKER_UFFD_WP)
 		pm_scan_works(&t->guards);
 	else
-		t->zero_frame = pm_zero_frame();
+		pm_zeros_find(&t->zeros);
 	*out = t;
 	return 0;
 

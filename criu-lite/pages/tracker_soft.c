@@ -35,16 +35,21 @@ void soft_pages_free(struct soft_pages *p)
 	vec_free(&p->unsure);
 }
 
-static bool has_content(uint64_t pme, uint64_t zero_frame)
+static bool is_zeros(const struct pm_zeros *z, uint64_t frame)
+{
+	return frame == z->small || (z->huge && frame - z->huge < HUGE_FRAMES);
+}
+
+static bool has_content(uint64_t pme, const struct pm_zeros *zeros)
 {
 	if (pme & PME_FILE)
 		return false;
 	if (pme & PME_PRESENT)
-		return (pme & PME_FRAME) != zero_frame;
+		return !is_zeros(zeros, pme & PME_FRAME);
 	return (pme & PME_SWAP) && !pme_is_marker(pme);
 }
 
-void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, uint64_t zero_frame,
+void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, const struct pm_zeros *zeros,
 	       struct soft_pages *out)
 {
 	for (size_t i = 0; i < n; i++, at += PAGE_SIZE) {
@@ -55,7 +60,7 @@ void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, uint64_t
 				prange_add(&out->dirty, at, end);
 			else if (!(pme[i] & PME_PRESENT))
 				prange_add(&out->unsure, at, end);
-		} else if (has_content(pme[i], zero_frame)) {
+		} else if (has_content(pme[i], zeros)) {
 			prange_add(&out->content, at, end);
 			if (pme[i] & PME_SOFT)
 				prange_add(&out->dirty, at, end);
@@ -76,7 +81,8 @@ void soft_settle(const prange_vec *known, const struct soft_pages *now, prange_v
 	vec_free(&fresh);
 }
 
-int soft_read(int pm, const struct proc_vma *vma, uint64_t zero_frame, struct soft_pages *out)
+int soft_read(int pm, const struct proc_vma *vma, const struct pm_zeros *zeros,
+	      struct soft_pages *out)
 {
 	_cleanup_free_ uint64_t *pme = xmalloc(ENTRIES * sizeof(*pme));
 
@@ -88,7 +94,7 @@ int soft_read(int pm, const struct proc_vma *vma, uint64_t zero_frame, struct so
 		int ret = pm_read(pm, at, pme, n);
 		if (ret < 0)
 			return ret;
-		soft_sort(pme, n, at, vma->shared, zero_frame, out);
+		soft_sort(pme, n, at, vma->shared, zeros, out);
 		at += n * PAGE_SIZE;
 	}
 	return 0;
@@ -144,8 +150,7 @@ int soft_probe(struct err *e)
 int soft_begin(struct tracker *t, struct err *e)
 {
 	/* Without frame numbers a dropped page that was read since would look like content. */
-	t->zero_frame = pm_zero_frame();
-	if (t->zero_frame == 0) {
+	if (pm_zeros_find(&t->zeros) < 0) {
 		err_set(e, EPERM, "/proc/self/pagemap shows no page frames");
 		return err_remedy(e, "run as root with CAP_SYS_ADMIN");
 	}
@@ -200,7 +205,7 @@ static int look_at(struct look *l, const struct proc_vma *vma)
 {
 	struct soft_pages now = { 0 };
 	prange_vec remade = { 0 };
-	int ret = soft_read(l->pm, vma, l->t->zero_frame, &now);
+	int ret = soft_read(l->pm, vma, &l->t->zeros, &now);
 
 	prange_clip(&l->remade, vma->start, vma->end, &remade);
 	if (ret == 0 && vma->shared) {

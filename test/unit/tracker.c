@@ -14,6 +14,7 @@
 
 #define BASE 0x7f0000000000ull
 #define ZERO_FRAME 0x1234ull
+#define HUGE_FRAME 0x40000ull
 
 /* "0-3 5-6": page numbers from BASE on. */
 static void ranges(prange_vec *v, const char *text)
@@ -145,6 +146,9 @@ static void test_sets_random(void **state)
 #define MARKER (PME_SWAP | 31 | 1 << 5)
 #define GUARD (PME_SWAP | 31 | 4 << 5)
 #define ZERO (PME_PRESENT | ZERO_FRAME)
+#define HUGE_ZERO(n) (PME_PRESENT | (HUGE_FRAME + (n)))
+
+static const struct pm_zeros zeros = { .small = ZERO_FRAME, .huge = HUGE_FRAME };
 #define FILE_PAGE (PME_PRESENT | PME_FILE | 0x99)
 
 struct settled {
@@ -158,7 +162,7 @@ static struct settled settle(const char *known, const uint64_t *pme, size_t n)
 	prange_vec k = { 0 };
 
 	ranges(&k, known);
-	soft_sort(pme, n, BASE, false, ZERO_FRAME, &s.now);
+	soft_sort(pme, n, BASE, false, &zeros, &s.now);
 	soft_settle(&k, &s.now, &s.reset, &s.dirty);
 	vec_free(&k);
 	return s;
@@ -223,6 +227,17 @@ static void test_soft_markers(void **state)
 	check_settled(s, "0-2 3-4", "");
 }
 
+/* Dropped, and read again: zeros of either size are no content. */
+static void test_soft_huge_zeros(void **state)
+{
+	uint64_t pme[] = { HUGE_ZERO(0), ZERO, HUGE_ZERO(511), HUGE_ZERO(512), HUGE_ZERO(-1) };
+	struct soft_pages p = { 0 };
+
+	soft_sort(pme, 5, BASE, false, &zeros, &p);
+	expect(&p.content, "3-5");
+	soft_pages_free(&p);
+}
+
 /* A grown or new mapping: the whole of it has the bit. */
 static void test_soft_new_mapping(void **state)
 {
@@ -235,7 +250,7 @@ static void test_soft_shared(void **state)
 	uint64_t pme[] = { FILE_PAGE, FILE_PAGE | PME_SOFT, 0, PME_SOFT, SWAPPED };
 	struct soft_pages p = { 0 };
 
-	soft_sort(pme, 5, BASE, true, ZERO_FRAME, &p);
+	soft_sort(pme, 5, BASE, true, &zeros, &p);
 	expect(&p.content, "");
 	expect(&p.dirty, "1-2 3-4");
 	expect(&p.unsure, "2-3 4-5");
@@ -248,8 +263,8 @@ static void test_soft_pieces(void **state)
 	uint64_t pme[] = { ANON, ANON | PME_SOFT, ANON | PME_SOFT, ANON };
 	struct soft_pages p = { 0 };
 
-	soft_sort(pme, 2, BASE, false, ZERO_FRAME, &p);
-	soft_sort(pme + 2, 2, BASE + 2 * PAGE_SIZE, false, ZERO_FRAME, &p);
+	soft_sort(pme, 2, BASE, false, &zeros, &p);
+	soft_sort(pme + 2, 2, BASE + 2 * PAGE_SIZE, false, &zeros, &p);
 	expect(&p.content, "0-4");
 	expect(&p.dirty, "1-3");
 	soft_pages_free(&p);
@@ -302,7 +317,7 @@ int main(void)
 		cmocka_unit_test(test_sets_random), cmocka_unit_test(test_soft_written),
 		cmocka_unit_test(test_soft_unknown_is_dirty), cmocka_unit_test(test_soft_dropped),
 		cmocka_unit_test(test_soft_zero_page), cmocka_unit_test(test_soft_back_to_file),
-		cmocka_unit_test(test_soft_markers), cmocka_unit_test(test_soft_new_mapping),
+		cmocka_unit_test(test_soft_markers), cmocka_unit_test(test_soft_new_mapping), cmocka_unit_test(test_soft_huge_zeros),
 		cmocka_unit_test(test_soft_shared), cmocka_unit_test(test_soft_pieces),
 		cmocka_unit_test(test_bytes), cmocka_unit_test(test_names),
 	};
