@@ -283,6 +283,16 @@ static int put_memfd(struct task *t, struct kind_dump *c, const struct proc_vma 
 	return ret;
 }
 
+/* The guest may run, and have mapped another file there by now. Numbers of inodes would say so, but
+ * for overlayfs, where a mapping shows the one below. Names with a newline are escaped in the list. */
+static bool is_named(const struct proc_vma *v, const char *name)
+{
+	size_t n = strlen(v->path);
+
+	return strchr(v->path, '\\') ||
+	       (!strncmp(name, v->path, n) && (!name[n] || !strcmp(name + n, " (deleted)")));
+}
+
 static int put_file(struct task *t, struct kind_dump *c, const struct proc_vma *v, uint32_t *id,
 		    struct err *e)
 {
@@ -297,6 +307,8 @@ static int put_file(struct task *t, struct kind_dump *c, const struct proc_vma *
 	if (n < 0)
 		return err_set(e, errno, "%s", path);
 	name[n] = '\0';
+	if (!is_named(v, name))
+		return err_say(e, EAGAIN, "%s changed while it was looked at", path);
 	return kind_dump_path(c, fd, name, open_flags(v), id, e);
 }
 

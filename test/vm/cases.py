@@ -16,7 +16,8 @@ SERVICE = "10.9.0.50"
 
 # What a tracker can miss, and guests that change their memory faster than a round lasts.
 SHORT_VICTIMS = "memory dontneed memfd_write shm_remove churn-fast forker".split()
-SHORT_MODES = "predump-restore,migrate,migrate-rounds"
+SHORT_MODES = "predump-restore,migrate"
+SHORT_ROUNDS = "dontneed memfd_write shm_remove shared_anon".split()
 
 
 # Formats only, no kernel, and minutes of work for an emulated CPU.

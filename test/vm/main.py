@@ -91,6 +91,7 @@ def short_set(net, report):
   report.group("unit", cases.programs, a, "unit", report, 2)
   report.group("kind", cases.programs, a, "kind", report, 1)
   report.group("live", cases.victims, a, report, cases.SHORT_VICTIMS, cases.SHORT_MODES)
+  report.group("live", cases.victims, a, report, cases.SHORT_ROUNDS, "migrate-rounds")
   if not up(report, "boot b", b):
     return
   guest = cases.Guest(net, a)
