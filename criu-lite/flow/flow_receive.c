@@ -191,12 +191,14 @@ static int tell_places(struct arrival *a, struct err *e)
 	return ret;
 }
 
-/* Whether all that came has its place. */
-static int complete(struct arrival *a, struct err *e)
+/* All is as it will be: files, which may be the reason for missing memory, then what came. */
+static int seal(struct arrival *a, struct err *e)
 {
 	struct task *t;
 	int ret = pages_receiver_error(a->pages, e);
 
+	if (ret == 0)
+		ret = landing_seal(&a->landing, e);
 	for (size_t i = 0; ret == 0 && (t = shape_at(&a->landing.shape, i)); i++)
 		if (t->remote)
 			ret = pages_receiver_complete(a->pages, PAGES_TASK, (uint32_t)t->pid, e);
@@ -300,7 +302,7 @@ static void after(struct arrival *a)
 
 static int switch_over(struct arrival *a, struct err *e)
 {
-	_cleanup_msg_ StreamSign *seal = NULL, *go = NULL;
+	_cleanup_msg_ StreamSign *sign = NULL, *go = NULL;
 	uint64_t since = io_now_ns(), filled;
 	int ret = links_arrive(&a->links, a->landing.kinds, a->landing.set, e);
 
@@ -309,12 +311,10 @@ static int switch_over(struct arrival *a, struct err *e)
 	filled = io_now_ns();
 	if (ret < 0)
 		return answer(a, STREAM_PREPARED, ret, since, e);
-	if ((ret = stream_recv(a->peer.fd, STREAM_SEAL, &seal, -1, e)) < 0)
+	if ((ret = stream_recv(a->peer.fd, STREAM_SEAL, &sign, -1, e)) < 0)
 		return ret;
 	uint64_t sealing = io_now_ns();
-	if ((ret = complete(a, e)) == 0)
-		ret = landing_seal(&a->landing, e);
-	if (ret == 0)
+	if ((ret = seal(a, e)) == 0)
 		ret = links_script(&a->links, "post-restore", landing_pid(&a->landing), e);
 	if ((ret = answer(a, STREAM_PREPARED, ret, since, e)) < 0)
 		return ret;

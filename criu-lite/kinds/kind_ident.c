@@ -204,11 +204,13 @@ int kind_ident_verify(const RegFileEntry *r, int fd, bool now, struct err *e)
 	uint64_t mtime = (uint64_t)st.st_mtim.tv_sec * NSEC + (uint64_t)st.st_mtim.tv_nsec;
 	int age = r->has_mtime ? compare_mtime(mtime, r->mtime) : 0;
 	uint64_t today = (uint64_t)time(NULL) * NSEC;
-	bool writing = (r->flags & O_ACCMODE) != O_RDONLY || mtime + 60 * NSEC > today;
+	bool writes = (r->flags & O_ACCMODE) != O_RDONLY, written = mtime + 60 * NSEC > today;
+	bool grown = !r->has_size || (uint64_t)st.st_size >= r->size;
 
-	/* The guest still runs: a file that it (or another) writes to on shared storage is newer by
-	 * now, and has another size. It is looked at again when the guest stands still. */
-	if (!now && writing && age > 0)
+	/* The guest still runs: a file that it writes to on shared storage is newer by now, and has
+	 * another size; one that others write to is longer. It is looked at again when the guest
+	 * stands still. */
+	if (!now && age > 0 && (writes || (written && grown)))
 		return 0;
 	if (r->has_size && (uint64_t)st.st_size != r->size) {
 		err_say(e, ESTALE, "%s: has %" PRId64 " bytes here, expected %" PRIu64, r->name,
