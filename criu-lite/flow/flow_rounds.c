@@ -369,14 +369,16 @@ int round_last(struct migration *m, bool final, struct err *e)
 	struct flow_report *r = &m->report;
 	int ret = guest_capture(&m->guest, set, &pages, e);
 
+	bool looked = pages.n > 0; /* or what was found before is still all that is due */
 	flow_report_mark(r, "capture");
-	if (ret == 0 || ret == -EAGAIN)
+	if (looked && (ret == 0 || ret == -EAGAIN))
 		join_carry(m, &pages);
 	uint64_t bytes = dirty_bytes(&pages) + dirty_bytes(&m->carry);
 	if (ret == 0 && too_much(m, bytes) && !final)
 		ret = err_say(e, EAGAIN, "%lu MiB are left", bytes >> 20);
 	if (ret == -EAGAIN) {
-		stash(m, &pages);
+		if (looked)
+			stash(m, &pages);
 		img_set_free(set);
 		return ret;
 	}

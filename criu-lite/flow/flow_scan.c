@@ -45,11 +45,13 @@ static void to_offsets(const struct proc_vma *v, const prange_vec *r, prange_vec
 	vec_free(&part);
 }
 
-/* Takes what lies in shared mappings out of the scan of an address space: the objects' part goes to
- * them, a shared file's contents are in the file. */
+/* Takes what is dirty in shared mappings out of the scan of an address space: the objects' part goes
+ * to them, a shared file's contents are in the file. What is void remains so: private memory that
+ * the other side holds there. It may not hear of the shared mapping, if there is private memory
+ * again when it is told the next time. */
 static void split(const struct task *t, struct scan *s, object_scan_vec *objects)
 {
-	prange_vec shared = { 0 }, dirty = { 0 }, reset = { 0 };
+	prange_vec shared = { 0 }, dirty = { 0 };
 
 	vec_each(&t->mm->maps.vma, v) {
 		if (!v->shared)
@@ -65,11 +67,8 @@ static void split(const struct task *t, struct scan *s, object_scan_vec *objects
 		to_offsets(v, &s->unsure, &o->unsure);
 	}
 	prange_minus(&s->dirty, &shared, &dirty);
-	prange_minus(&s->reset, &shared, &reset);
 	vec_free(&s->dirty);
-	vec_free(&s->reset);
 	s->dirty = dirty;
-	s->reset = reset;
 	vec_free(&shared);
 }
 

@@ -19,6 +19,15 @@ struct seen {
 	bool shared;
 };
 
+/* Some of the pages with content that one page table held, as numbers that tell page and frame
+ * (tracker_moved.c). 0: none. */
+#define TABLE_SAMPLES 4
+struct soft_table {
+	uint64_t at;              /* the first address that it maps */
+	uint64_t sample[TABLE_SAMPLES];
+};
+typedef VEC(struct soft_table) soft_tables;
+
 struct device {
 	uint32_t major, minor;
 	long fs_type;
@@ -39,6 +48,7 @@ struct tracker {
 	bool uncovered;           /* uffd-wp: the last look met mappings that are not registered */
 
 	struct pm_zeros zeros;    /* soft-dirty */
+	soft_tables tables;       /* soft-dirty: as the last look saw them */
 };
 
 /* As tracker_start(), without injection: takes the uffd (fresh, of that process), or -1. */
@@ -108,9 +118,25 @@ void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, const st
  * there but was not known is dirty, whatever the kernel says. */
 void soft_settle(const prange_vec *known, const struct soft_pages *now, prange_vec *reset,
 		 prange_vec *dirty);
-/* Reads and sorts all of a mapping. */
+/* All of a mapping, for one look without what came before. */
 int soft_read(int pm, const struct proc_vma *vma, const struct pm_zeros *zeros,
 	      struct soft_pages *out);
+bool soft_has_content(uint64_t pme, const struct pm_zeros *zeros);
+
+/* Page tables that came from elsewhere. Zeroed, with `before`; looked at with entries of private
+ * mappings in ascending order, and ended. */
+struct soft_moves {
+	const soft_tables *before;
+	soft_tables now;             /* for the next look */
+	prange_vec moved;            /* what is known there may be something else, clean as it is */
+	size_t next;                 /* of before */
+	bool open, compared, differs;/* of the last table of now */
+	uint32_t clean;              /* its samples that are of clean pages, as bits */
+};
+void soft_moves_look(struct soft_moves *m, const uint64_t *pme, size_t n, uint64_t at,
+		     const struct pm_zeros *zeros);
+void soft_moves_end(struct soft_moves *m);
+void soft_moves_free(struct soft_moves *m);
 
 /* ---- as bytes, for parking ---- */
 

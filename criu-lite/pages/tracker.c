@@ -87,6 +87,7 @@ void tracker_free(struct tracker *t)
 		close(t->uffd); /* the kernel lifts all protection */
 	pm_zeros_free(&t->zeros);
 	vec_free(&t->known);
+	vec_free(&t->tables);
 	vec_free(&t->device);
 	vec_free(&t->seen);
 	vec_free(&t->quirk);

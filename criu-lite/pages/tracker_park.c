@@ -30,7 +30,7 @@
 #include "pages_tracker_int.h"
 
 #define DIR_RUN "/run/criu-lite"
-#define MAGIC 0x314b5254u /* "TRK1" */
+#define MAGIC 0x324b5254u /* "TRK2" */
 #define COOKIE_MAX 4096
 #define PIECE 65536
 #define TRACKERS_MAX 65536
@@ -44,15 +44,16 @@ struct packed {
 	uint32_t magic, kind;
 	int32_t pid;
 	uint32_t scanned;
-	uint64_t n_known;         /* followed by that many ranges */
+	uint64_t n_known, n_tables;   /* followed by that many ranges, and page tables */
 };
 
 void tracker_encode(const struct tracker *t, struct buf *out)
 {
-	struct packed p = { MAGIC, t->kind, t->pid, t->scanned, t->known.n };
+	struct packed p = { MAGIC, t->kind, t->pid, t->scanned, t->known.n, t->tables.n };
 
 	buf_put(out, &p, sizeof(p));
 	buf_put(out, t->known.at, t->known.n * sizeof(*t->known.at));
+	buf_put(out, t->tables.at, t->tables.n * sizeof(*t->tables.at));
 }
 
 static bool ranges_ok(const struct prange *r, size_t n)
@@ -68,6 +69,14 @@ static bool ranges_ok(const struct prange *r, size_t n)
 	return true;
 }
 
+static bool tables_ok(const struct soft_table *t, size_t n)
+{
+	for (size_t i = 1; i < n; i++)
+		if (t[i].at <= t[i - 1].at)
+			return false;
+	return true;
+}
+
 int tracker_decode(struct tracker **out, const uint8_t *at, size_t n, int uffd, struct err *e)
 {
 	struct packed p;
@@ -76,8 +85,9 @@ int tracker_decode(struct tracker **out, const uint8_t *at, size_t n, int uffd, 
 	if (n < sizeof(p))
 		goto damaged;
 	memcpy(&p, at, sizeof(p));
-	if (p.magic != MAGIC || p.n_known > RANGES_MAX ||
-	    n != sizeof(p) + p.n_known * sizeof(struct prange) || p.pid <= 0 ||
+	if (p.magic != MAGIC || p.n_known > RANGES_MAX || p.n_tables > RANGES_MAX ||
+	    n != sizeof(p) + p.n_known * sizeof(struct prange) +
+			 p.n_tables * sizeof(struct soft_table) || p.pid <= 0 ||
 	    (p.kind != TRACKER_SOFT_DIRTY && p.kind != TRACKER_UFFD_WP) ||
 	    (p.kind == TRACKER_UFFD_WP) != (uffd >= 0))
 		goto damaged;
@@ -90,7 +100,12 @@ int tracker_decode(struct tracker **out, const uint8_t *at, size_t n, int uffd, 
 	if (p.n_known)
 		memcpy(t->known.at, at + sizeof(p), p.n_known * sizeof(struct prange));
 	t->known.n = p.n_known;
-	if (!ranges_ok(t->known.at, t->known.n)) {
+	at += sizeof(p) + p.n_known * sizeof(struct prange);
+	vec_reserve(&t->tables, p.n_tables);
+	if (p.n_tables)
+		memcpy(t->tables.at, at, p.n_tables * sizeof(struct soft_table));
+	t->tables.n = p.n_tables;
+	if (!ranges_ok(t->known.at, t->known.n) || !tables_ok(t->tables.at, t->tables.n)) {
 		tracker_free(t);
 		return err_set(e, EBADMSG, "kept tracker");
 	}

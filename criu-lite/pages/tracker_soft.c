@@ -11,13 +11,14 @@
  * compares all pages that have content with those known from before. Pages of shared mappings
  * lose their bits when they are unmapped (reclaim, MADV_DONTNEED). Those that are not mapped now are
  * reported as unsure; one that was read since is there again, clean: of an object that was stored
- * to, all pages are compared (pages_shm.h). And pages of hugetlbfs have no such bit: they are dirty
- * each time.
+ * to, all pages are compared (pages_shm.h). Pages that move with their page table keep their bits
+ * (tracker_moved.c). And pages of hugetlbfs have no such bit: they are dirty each time.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -40,7 +41,7 @@ static bool is_zeros(const struct pm_zeros *z, uint64_t frame)
 	return frame == z->small || (z->huge && frame - z->huge < HUGE_FRAMES);
 }
 
-static bool has_content(uint64_t pme, const struct pm_zeros *zeros)
+bool soft_has_content(uint64_t pme, const struct pm_zeros *zeros)
 {
 	if (pme & PME_FILE)
 		return false;
@@ -60,7 +61,7 @@ void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, const st
 				prange_add(&out->dirty, at, end);
 			else if (!(pme[i] & PME_PRESENT))
 				prange_add(&out->unsure, at, end);
-		} else if (has_content(pme[i], zeros)) {
+		} else if (soft_has_content(pme[i], zeros)) {
 			prange_add(&out->content, at, end);
 			if (pme[i] & PME_SOFT)
 				prange_add(&out->dirty, at, end);
@@ -81,8 +82,9 @@ void soft_settle(const prange_vec *known, const struct soft_pages *now, prange_v
 	vec_free(&fresh);
 }
 
-int soft_read(int pm, const struct proc_vma *vma, const struct pm_zeros *zeros,
-	      struct soft_pages *out)
+/* Reads and sorts all of a mapping. `moves` may be NULL. */
+static int read_mapping(int pm, const struct proc_vma *vma, const struct pm_zeros *zeros,
+			struct soft_moves *moves, struct soft_pages *out)
 {
 	_cleanup_free_ uint64_t *pme = xmalloc(ENTRIES * sizeof(*pme));
 
@@ -95,9 +97,17 @@ int soft_read(int pm, const struct proc_vma *vma, const struct pm_zeros *zeros,
 		if (ret < 0)
 			return ret;
 		soft_sort(pme, n, at, vma->shared, zeros, out);
+		if (moves && !vma->shared)
+			soft_moves_look(moves, pme, n, at, zeros);
 		at += n * PAGE_SIZE;
 	}
 	return 0;
+}
+
+int soft_read(int pm, const struct proc_vma *vma, const struct pm_zeros *zeros,
+	      struct soft_pages *out)
+{
+	return read_mapping(pm, vma, zeros, NULL, out);
 }
 
 static int clear_bits(pid_t pid, struct err *e)
@@ -201,11 +211,11 @@ static void look_private(struct look *l, const struct proc_vma *vma, const struc
 	vec_free(&whole);
 }
 
-static int look_at(struct look *l, const struct proc_vma *vma)
+static int look_at(struct look *l, const struct proc_vma *vma, struct soft_moves *moves)
 {
 	struct soft_pages now = { 0 };
 	prange_vec remade = { 0 };
-	int ret = soft_read(l->pm, vma, &l->t->zeros, &now);
+	int ret = read_mapping(l->pm, vma, &l->t->zeros, moves, &now);
 
 	prange_clip(&l->remade, vma->start, vma->end, &remade);
 	if (ret == 0 && vma->shared) {
@@ -225,14 +235,31 @@ static int look_at(struct look *l, const struct proc_vma *vma)
 	return ret;
 }
 
+static void add_moved(struct look *l, struct soft_moves *m)
+{
+	prange_vec held = { 0 };
+
+	soft_moves_end(m);
+	prange_and(&m->moved, &l->known, &held);
+	prange_merge(&l->out->dirty, &held);
+	vec_free(&held);
+	vec_free(&l->t->tables);
+	memcpy(&l->t->tables, &m->now, sizeof(m->now));
+	m->now = (soft_tables){ 0 };
+}
+
 int soft_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e)
 {
-	for (size_t i = 0; i < n; i++) {
-		if (tracker_leaves_out(l->t, &vmas[i]))
-			continue;
-		int ret = look_at(l, &vmas[i]);
-		if (ret < 0)
-			return err_set(e, -ret, "/proc/%d/pagemap", l->t->pid);
-	}
+	struct soft_moves moves = { .before = &l->t->tables };
+	int ret = 0;
+
+	for (size_t i = 0; i < n && ret == 0; i++)
+		if (!tracker_leaves_out(l->t, &vmas[i]))
+			ret = look_at(l, &vmas[i], &moves);
+	if (ret == 0)
+		add_moved(l, &moves);
+	soft_moves_free(&moves);
+	if (ret < 0)
+		return err_set(e, -ret, "/proc/%d/pagemap", l->t->pid);
 	return l->frozen ? 0 : clear_bits(l->t->pid, e);
 }

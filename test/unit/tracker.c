@@ -270,6 +270,89 @@ static void test_soft_pieces(void **state)
 	soft_pages_free(&p);
 }
 
+/* ---- page tables that move ---- */
+
+#define TABLE 512
+
+/* A table whose pages have the frames from `frame` on, every third a dirty one. */
+static void fill_table(uint64_t *pme, uint64_t frame)
+{
+	for (uint64_t i = 0; i < TABLE; i++)
+		pme[i] = PME_PRESENT | (frame + i) | (i % 3 ? 0 : PME_SOFT);
+}
+
+/* One look at three tables, in two mappings that share the second. */
+static void look(struct soft_moves *m, const soft_tables *before, const uint64_t *pme)
+{
+	size_t first = TABLE + TABLE / 3, at = 0;
+
+	*m = (struct soft_moves){ .before = before };
+	for (size_t n = first; at < 3 * TABLE; at += n, n = 3 * TABLE - first)
+		soft_moves_look(m, pme + at, n, BASE + at * PAGE_SIZE, &zeros);
+	soft_moves_end(m);
+}
+
+/* The tables looked like `was`, and like `is` now: which have come from elsewhere? */
+static void check_moves(const uint64_t *was, const uint64_t *is, const char *moved)
+{
+	struct soft_moves first, second;
+
+	look(&first, &(soft_tables){ 0 }, was);
+	expect(&first.moved, "");
+	look(&second, &first.now, is);
+	expect(&second.moved, moved);
+	soft_moves_free(&first);
+	soft_moves_free(&second);
+}
+
+static void test_soft_moved(void **state)
+{
+	uint64_t was[3 * TABLE], is[3 * TABLE];
+
+	for (size_t i = 0; i < 3; i++)
+		fill_table(was + i * TABLE, 0x100000 + i * 0x1000);
+	check_moves(was, was, "");
+	for (size_t i = 0; i < 3; i++) {
+		const char *const want[] = { "0-512", "512-1024", "1024-1536" };
+
+		memcpy(is, was, sizeof(is));
+		fill_table(is + i * TABLE, 0x500000);
+		check_moves(was, is, want[i]);
+	}
+	/* What is new, written or gone since is none. */
+	memcpy(is, was, sizeof(is));
+	for (size_t i = 0; i < 3 * TABLE; i += 2)
+		is[i] = i % 4 ? 0 : PME_PRESENT | PME_SOFT | (0x600000 + i);
+	check_moves(was, is, "");
+	/* Nothing there at all before. */
+	memset(was, 0, TABLE * sizeof(*was));
+	check_moves(was, is, "");
+}
+
+/* Nothing left to tell by: in doubt it has moved. */
+static void test_soft_moved_doubt(void **state)
+{
+	uint64_t was[3 * TABLE], is[3 * TABLE];
+
+	for (size_t i = 0; i < 3; i++)
+		fill_table(was + i * TABLE, 0x100000 + i * 0x1000);
+	memcpy(is, was, sizeof(is));
+	for (size_t i = 0; i < TABLE; i++)
+		is[i] |= PME_SOFT;
+	for (size_t i = TABLE; i < 2 * TABLE; i++)
+		is[i] = 0;
+	for (size_t i = 2 * TABLE; i < 3 * TABLE; i++)
+		is[i] = PME_SWAP | i << 5;
+	check_moves(was, is, "0-1536");
+	/* Some that are swapped say nothing. */
+	memcpy(is, was, sizeof(is));
+	for (size_t i = 0; i < TABLE / 2; i++)
+		is[i] = PME_SWAP | i << 5;
+	check_moves(was, is, "");
+	check_moves(is, was, "");
+	check_moves(is, is, "");
+}
+
 /* ---- as bytes ---- */
 
 static void test_bytes(void **state)
@@ -280,18 +363,24 @@ static void test_bytes(void **state)
 	struct err e = ERR_INIT;
 
 	ranges(&t.known, "0-2 5-6");
+	vec_push(&t.tables, (struct soft_table){ .at = 1 << 21, .sample = { 5 } });
+	vec_push(&t.tables, (struct soft_table){ .at = 3 << 21, .sample = { 0, 0, 0, 6 } });
 	tracker_encode(&t, &b);
 	assert_int_equal(tracker_decode(&back, b.at, b.n, -1, &e), 0);
 	assert_int_equal(tracker_pid(back), 7);
 	assert_true(back->scanned);
 	expect(tracker_known(back), "0-2 5-6");
+	assert_int_equal(back->tables.n, 2);
+	assert_memory_equal(back->tables.at, t.tables.at, 2 * sizeof(*t.tables.at));
 	tracker_free(back);
 
 	for (size_t n = 0; n < b.n; n++)
 		assert_int_equal(tracker_decode(&back, b.at, n, -1, &e), -EBADMSG);
-	/* Ranges out of order; a count that is too big; unknown kind. */
-	struct { size_t at; uint8_t value; } harm[] = { { 40, 0xff }, { 23, 0xff }, { 4, 9 } };
-	for (size_t i = 0; i < 3; i++) {
+	/* Ranges and tables out of order; counts that are too big; unknown kind. */
+	struct { size_t at; uint8_t value; } harm[] = {
+		{ 53, 0xff }, { 71, 0xff }, { 23, 0xff }, { 31, 0xff }, { 4, 9 },
+	};
+	for (size_t i = 0; i < sizeof(harm) / sizeof(*harm); i++) {
 		uint8_t kept = b.at[harm[i].at];
 
 		b.at[harm[i].at] = harm[i].value;
@@ -300,6 +389,7 @@ static void test_bytes(void **state)
 	}
 	buf_free(&b);
 	vec_free(&t.known);
+	vec_free(&t.tables);
 }
 
 static void test_names(void **state)
@@ -317,7 +407,9 @@ int main(void)
 		cmocka_unit_test(test_sets_random), cmocka_unit_test(test_soft_written),
 		cmocka_unit_test(test_soft_unknown_is_dirty), cmocka_unit_test(test_soft_dropped),
 		cmocka_unit_test(test_soft_zero_page), cmocka_unit_test(test_soft_back_to_file),
-		cmocka_unit_test(test_soft_markers), cmocka_unit_test(test_soft_new_mapping), cmocka_unit_test(test_soft_huge_zeros),
+		cmocka_unit_test(test_soft_markers), cmocka_unit_test(test_soft_new_mapping),
+		cmocka_unit_test(test_soft_huge_zeros), cmocka_unit_test(test_soft_moved),
+		cmocka_unit_test(test_soft_moved_doubt),
 		cmocka_unit_test(test_soft_shared), cmocka_unit_test(test_soft_pieces),
 		cmocka_unit_test(test_bytes), cmocka_unit_test(test_names),
 	};

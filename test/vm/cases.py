@@ -17,7 +17,8 @@ SERVICE = "10.9.0.50"
 # What a tracker can miss, and guests that change their memory faster than a round lasts.
 SHORT_VICTIMS = "memory dontneed memfd_write shm_remove churn-fast forker".split()
 SHORT_MODES = "predump-restore,migrate"
-SHORT_ROUNDS = "dontneed memfd_write shm_remove shared_anon".split()
+SHORT_ROUNDS = ("dontneed tables places memfd_write shm_remove shared_anon "
+                "churn-fast churn-1").split()
 
 
 # Formats only, no kernel, and minutes of work for an emulated CPU.
