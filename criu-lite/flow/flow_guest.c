@@ -160,6 +160,16 @@ void guest_pages_free(guest_pages_vec *v)
 
 /* ---- address spaces ---- */
 
+void guest_lose(struct guest *g, struct guest_mm *m)
+{
+	if (!m->tracker)
+		return;
+	g->lost = true;
+	g->lost_new |= tracker_uncovered(m->tracker);
+	tracker_free(steal_ptr(m->tracker));
+	m->fresh = true;
+}
+
 /* One guest_mm for each address space of the tree; those that are gone end. */
 void guest_match(struct guest *g)
 {
@@ -180,14 +190,13 @@ void guest_match(struct guest *g)
 		vec_push(&now, m);
 	}
 	vec_each(&g->mm, o)
-		if (o->tracker)
-			tracker_free(o->tracker);
+		guest_lose(g, o);
 	vec_free(&g->mm);
 	memcpy(&g->mm, &now, sizeof(now));
 }
 
 /* New mappings under tracking; after an exec with a new tracker. The task stands still. */
-static int cover(struct guest_mm *m, enum tracker_kind k, struct err *e)
+static int cover(struct guest *g, struct guest_mm *m, enum tracker_kind k, struct err *e)
 {
 	struct proc_maps maps = { 0 };
 	int ret = 0;
@@ -197,8 +206,7 @@ static int cover(struct guest_mm *m, enum tracker_kind k, struct err *e)
 	if ((ret = task_mm_now(m->task, &maps, e)) == 0)
 		ret = tracker_cover(m->tracker, maps.vma.at, maps.vma.n, e);
 	if (ret == -ESRCH) {
-		tracker_free(steal_ptr(m->tracker));
-		m->fresh = true;
+		guest_lose(g, m);
 		err_clear(e);
 		if ((ret = tracker_start(&m->tracker, k, m->task->remote, e)) == 0)
 			ret = tracker_cover(m->tracker, maps.vma.at, maps.vma.n, e);
@@ -207,7 +215,8 @@ static int cover(struct guest_mm *m, enum tracker_kind k, struct err *e)
 	return ret;
 }
 
-static int start_tracker(struct guest_mm *m, enum tracker_kind k, struct err *e)
+static int start_tracker(struct guest *g, struct guest_mm *m, enum tracker_kind k,
+			 struct err *e)
 {
 	bool held = m->task->remote;
 	int ret = 0;
@@ -218,7 +227,7 @@ static int start_tracker(struct guest_mm *m, enum tracker_kind k, struct err *e)
 			return ret;
 	}
 	if ((ret = task_state_held(m->task, e)) == 0)
-		ret = cover(m, k, e);
+		ret = cover(g, m, k, e);
 	if (!held)
 		remote_release(steal_ptr(m->task->remote));
 	return ret < 0 ? err_in(e, "pid %d (%s)", m->pid, m->task->comm) : 0;
@@ -245,7 +254,7 @@ int guest_track(struct guest *g, enum tracker_kind k, struct err *e)
 	g->tracker = k;
 	vec_each(&g->mm, m) {
 		bool covered = m->tracker && !tracker_uncovered(m->tracker);
-		int ret = covered ? 0 : start_tracker(m, k, e);
+		int ret = covered ? 0 : start_tracker(g, m, k, e);
 
 		m->gone = ret < 0 && has_gone(g, m, ret);
 		if (ret < 0 && !m->gone)

@@ -41,6 +41,8 @@ struct guest {
 	CpuinfoX86Entry *cpu;        /* this host's: CPUID takes long inside a virtual machine */
 	int64_t look_pid;            /* last pid of this host before the last look at the tree, */
 	bool strangers;              /* at the last scan some tasks, perhaps, had no tracker */
+	bool lost;                   /* since then some that had one have ended, or called exec, */
+	bool lost_new;               /* with mappings that were not tracked yet */
 	int64_t last_pid;            /* before that which preceded the last scan; 0: none */
 };
 
@@ -54,6 +56,8 @@ int guest_skeleton(struct guest *g, struct img_set *set, struct err *e);
 
 /* One guest_mm for each address space of the tree as it is now. */
 void guest_match(struct guest *g);
+/* The address space is there no more: what was stored from there is known by its tracker only. */
+void guest_lose(struct guest *g, struct guest_mm *m);
 /* Starts trackers where there is none yet (each with a short stop of its task). */
 int guest_track(struct guest *g, enum tracker_kind k, struct err *e);
 /* Would it stop any? */

@@ -125,7 +125,8 @@ static int scan_objects(struct guest_scan *scan, object_scan_vec *seen)
 					 .unsure = &s->unsure, .forks = scan->forks,
 					 .hidden = g->tracker == TRACKER_SOFT_DIRTY,
 					 .inherited = s->inherited, .last = scan->frozen,
-					 .strangers = g->strangers };
+					 .strangers = g->strangers, .lost = g->lost,
+					 .lost_new = g->lost_new };
 		struct shm_track *t = track_of(g, o[i]->id, &p->fresh);
 		int ret = shm_track_look(t, &look, &p->scan, &scan->err);
 		if (ret < 0)
@@ -135,6 +136,7 @@ static int scan_objects(struct guest_scan *scan, object_scan_vec *seen)
 			prange_add(&p->scan.reset, 0,
 				   (o[i]->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1));
 	}
+	g->lost = g->lost_new = false;
 	return 0;
 }
 
@@ -169,8 +171,7 @@ static int scan_mm(struct guest *g, struct guest_mm *m, bool frozen, struct scan
 			return ret;
 		/* exec'ed, or gone. While the guest runs, the next look at the tree tells which;
 		 * what other address spaces gave in this round is not lost. */
-		tracker_free(steal_ptr(m->tracker));
-		m->fresh = true;
+		guest_lose(g, m);
 		m->gone = !frozen;
 		err_clear(e);
 		scan_free(s);

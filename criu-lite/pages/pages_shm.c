@@ -221,7 +221,8 @@ static void judge(struct shm_track *t, const struct shm_look *l, const struct st
 
 	f->intact = l->last ? tripwire_stands(&t->wire) : tripwire_intact(&t->wire);
 	f->verify = l->strangers && (l->inherited || !same_time(&st->st_atim, &t->atime));
-	f->verify |= moved && (l->hidden || by_children(t, l, st));
+	f->verify |= moved && (l->hidden || l->lost || by_children(t, l, st));
+	f->verify |= l->lost_new; /* which store without a fault, so that no time moves */
 	f->verify |= works ? !f->intact : moved && !sealed(l->object);
 	prange_or(l->written, l->unsure, &f->stored);
 }

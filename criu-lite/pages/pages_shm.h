@@ -9,6 +9,8 @@
  *                  that no tracker reported is compared with its hash of the last look
  *   brief children stores of processes that came and went between two looks: compared, too, if the
  *                  inode's times moved and such a process may have had a mapping
+ *   tasks that end of what they stored since the last look their trackers tell no more: compared, too,
+ *                  if the times moved
  *   hidden stores  of which soft-dirty bits are lost (tracker_soft.c): compared, too, if the times
  *                  moved
  *
@@ -35,6 +37,8 @@ struct shm_look {
 	bool forks;                  /* processes were made on this host since the last look */
 	bool inherited;              /* they would have a mapping: not all are MADV_DONTFORK */
 	bool strangers;              /* at the last look somebody may have mapped it untracked */
+	bool lost;                   /* trackers have ended since, and told nothing any more, */
+	bool lost_new;               /* some of them with mappings that were not tracked yet */
 	bool last;                   /* no other look follows, unless the guest goes on after all */
 };
 

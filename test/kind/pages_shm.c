@@ -37,7 +37,7 @@ struct object {
 	struct shm_object shm;
 	struct shm_track *track;
 	struct scan scan;
-	bool forks, inherited, hidden;
+	bool forks, inherited, hidden, lost, lost_new;
 };
 
 /* What the sender does with what was reported. */
@@ -66,7 +66,9 @@ static void only_look(struct object *o, uint64_t written, bool last)
 
 	if (written)
 		prange_add(&w, written, written + PAGE_SIZE);
-	struct shm_look l = { .object = &o->shm, .written = &w, .unsure = &none, .forks = o->forks, .hidden = o->hidden,
+	struct shm_look l = { .object = &o->shm, .written = &w, .unsure = &none,
+			      .forks = o->forks, .hidden = o->hidden,
+			      .lost = o->lost, .lost_new = o->lost_new,
 			      .inherited = o->inherited, .last = last };
 	scan_free(&o->scan);
 	memset(&o->scan, 0, sizeof(o->scan));
@@ -427,6 +429,31 @@ static void hidden_stores(void **state)
 	end(&o);
 }
 
+/* By a task that has ended, and its tracker with it. */
+static void of_the_lost(void **state)
+{
+	struct object o;
+
+	begin(&o, true);
+	o.map[AT] = 'a';
+	look(&o, 0, false);
+	usleep(50000);
+	look(&o, 0, false);
+	o.map[AT] = 'b';                     /* no fault: no time moves */
+	o.lost = true;
+	look(&o, 0, false);
+	nothing(&o);
+	o.lost_new = true;
+	look(&o, 0, false);
+	assert_true(has(&o.scan.dirty, AT));
+	o.lost_new = false;
+	assert_int_equal(madvise(o.map + AT, PAGE_SIZE, MADV_DONTNEED), 0);
+	o.map[AT] = 'c';
+	look(&o, 0, true);
+	assert_true(has(&o.scan.dirty, AT));
+	end(&o);
+}
+
 /* ---- by stores ---- */
 
 static void stores(void **state)
@@ -557,7 +584,7 @@ int main(void)
 		cmocka_unit_test(changed_back),   cmocka_unit_test(somebody_elses),
 		cmocka_unit_test(of_a_run_that_was_killed),
 		cmocka_unit_test(read_while_cut), cmocka_unit_test(told_while_cut),
-		cmocka_unit_test(hidden_stores),
+		cmocka_unit_test(hidden_stores), cmocka_unit_test(of_the_lost),
 	};
 
 	memset(page, 'z', sizeof(page));
