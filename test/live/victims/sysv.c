@@ -17,6 +17,7 @@
 struct board {
 	_Atomic uint64_t turn;
 	_Atomic bool stop, seen;
+	_Atomic int attached;
 	_Atomic uint64_t beats[TASKS];
 	uint64_t seed[PAGES - 1];
 };
@@ -117,6 +118,7 @@ int main(int argc, char **argv)
 		pids[t] = SYS(fork());
 		if (!pids[t]) {
 			attach(t);
+			board->attached++;
 			work(t);
 			check(t);
 			while (!board->seen) /* how often it is attached */
@@ -129,13 +131,8 @@ int main(int argc, char **argv)
 		v_page_fill(by_key + i * V_PAGE, board->seed[i]);
 		v_page_fill(by_number + i * V_PAGE, board->seed[i] + 1);
 	}
-	for (;; v_sleep_ms(1)) { /* until all have it */
-		struct shmid_ds ds;
-
-		SYS(shmctl(small, IPC_STAT, &ds));
-		if (ds.shm_nattch == 2 * TASKS)
-			break;
-	}
+	while (board->attached < TASKS - 1)
+		v_sleep_ms(1);
 	SYS(shmctl(doomed, IPC_RMID, NULL));
 	SYS(shmctl(small, IPC_RMID, NULL));
 	v_observe(observe, 0);
