@@ -125,7 +125,7 @@ static int claim(struct dump *d, struct err *e)
 		struct guest_mm *mine = NULL;
 
 		vec_each(&d->guest.mm, m)
-			if (m->pid == tracker_pid(t[i]))
+			if (m->pid == tracker_pid(t[i]) && m->start_time == tracker_born(t[i]))
 				mine = m;
 		if (mine) {
 			mine->tracker = t[i];

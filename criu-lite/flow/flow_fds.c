@@ -97,6 +97,13 @@ static int in_task(const struct task *t, struct err *e)
 	return err_in(e, "pid %d (%s)", t->pid, t->comm);
 }
 
+/* Into memory of the guest such a file is read by the device, past all trackers. */
+static void note_direct(struct guest *g, const struct fd_view *v)
+{
+	g->direct |= (v->flags & O_DIRECT) && !(v->flags & O_PATH) &&
+		     (S_ISREG(v->st.st_mode) || S_ISBLK(v->st.st_mode));
+}
+
 /* Each descriptor of a running task. One that is closed meanwhile is no matter. */
 static int look_at_all(struct guest *g, struct task *t,
 		       int (*f)(struct kind_dump *c, struct fd_view *v, struct err *e),
@@ -123,6 +130,7 @@ static int look_at_all(struct guest *g, struct task *t,
 			continue;
 		}
 		v.id = description_id(g, t->pid, fds.at[i]);
+		note_direct(g, &v);
 		ret = f(g->kinds, &v, e);
 		kind_view_free(&v);
 	}
@@ -170,6 +178,7 @@ static int capture_fd(struct guest *g, struct task *t, int fd, struct img_set *s
 	if (ret < 0)
 		return in_task(t, e);
 	v.id = description_id(g, t->pid, fd);
+	note_direct(g, &v);
 	ret = kind_dump_fd(g->kinds, &v, e);
 	if (ret == 0 && (ret = kind_type(&v, &fe.type)) < 0)
 		ret = err_say(e, ENOTSUP, "pid %d: fd %d: unknown kind", t->pid, fd);

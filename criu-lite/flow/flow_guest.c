@@ -195,20 +195,29 @@ void guest_match(struct guest *g)
 	memcpy(&g->mm, &now, sizeof(now));
 }
 
+static int new_tracker(struct guest_mm *m, enum tracker_kind k, struct err *e)
+{
+	int ret = tracker_start(&m->tracker, k, m->task->remote, e);
+
+	if (ret == 0)
+		tracker_set_born(m->tracker, m->start_time);
+	return ret;
+}
+
 /* New mappings under tracking; after an exec with a new tracker. The task stands still. */
 static int cover(struct guest *g, struct guest_mm *m, enum tracker_kind k, struct err *e)
 {
 	struct proc_maps maps = { 0 };
 	int ret = 0;
 
-	if (!m->tracker && (ret = tracker_start(&m->tracker, k, m->task->remote, e)) < 0)
+	if (!m->tracker && (ret = new_tracker(m, k, e)) < 0)
 		return ret;
 	if ((ret = task_mm_now(m->task, &maps, e)) == 0)
 		ret = tracker_cover(m->tracker, maps.vma.at, maps.vma.n, e);
 	if (ret == -ESRCH) {
 		guest_lose(g, m);
 		err_clear(e);
-		if ((ret = tracker_start(&m->tracker, k, m->task->remote, e)) == 0)
+		if ((ret = new_tracker(m, k, e)) == 0)
 			ret = tracker_cover(m->tracker, maps.vma.at, maps.vma.n, e);
 	}
 	proc_maps_free(&maps);

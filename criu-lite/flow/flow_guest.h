@@ -40,6 +40,7 @@ struct guest {
 	struct flow_guard guard;
 	CpuinfoX86Entry *cpu;        /* this host's: CPUID takes long inside a virtual machine */
 	int64_t look_pid;            /* last pid of this host before the last look at the tree, */
+	bool direct;                 /* a file is open with O_DIRECT, as far as was seen */
 	bool strangers;              /* at the last scan some tasks, perhaps, had no tracker */
 	bool lost;                   /* since then some that had one have ended, or called exec, */
 	bool lost_new;               /* with mappings that were not tracked yet */
@@ -62,6 +63,8 @@ void guest_lose(struct guest *g, struct guest_mm *m);
 int guest_track(struct guest *g, enum tracker_kind k, struct err *e);
 /* Would it stop any? */
 bool guest_needs_stop(struct guest *g);
+/* Does guest_scan_live() stop the guest? */
+bool guest_scan_stops(const struct guest *g);
 
 int guest_freeze(struct guest *g, struct err *e);
 void guest_thaw(struct guest *g);

@@ -499,11 +499,25 @@ static int switch_over(struct migration *m, bool final, struct err *e)
 	return -EREMOTEIO;
 }
 
+/* What a pre-dump has left to be tracked (--track-mem) would be told as clean to the dump after it:
+ * we clear the bits. (A userfaultfd says so itself, there is but one.) */
+static void end_pre_dumps(const struct migration *m)
+{
+	struct err ignored = ERR_INIT;
+	struct tracker **t;
+	size_t n;
+
+	if (m->guest.tracker == TRACKER_SOFT_DIRTY)
+		tracker_claim(&t, &n, m->o->pid, NULL, &ignored);
+}
+
 /* Rounds and the switch; rounds again if the stopped guest had more to send than was foreseen, or
  * was in a state that passes. */
 static int move(struct migration *m, struct err *e)
 {
 	bool final;
+
+	end_pre_dumps(m);
 	int ret = guest_track(&m->guest, m->guest.tracker, e);
 
 	while (ret == 0) {

@@ -41,6 +41,18 @@ static struct guest_pages *pages_of(guest_pages_vec *v, const struct pages_space
 	return NULL;
 }
 
+/* Private memory of an address space, as the target was or will be told; that of files, too? */
+static void private_memory(const struct guest *g, pid_t pid, bool files, prange_vec *out)
+{
+	vec_each(&g->mm, m) {
+		if (m->pid != pid || !m->task->mm)
+			continue;
+		vec_each(&m->task->mm->maps.vma, v)
+			if (!v->shared && (files || !v->ino))
+				prange_add(out, v->start, v->end);
+	}
+}
+
 /* A page that was found at an address where there is no private memory now: what it was in is gone,
  * and an object that has taken the place is looked at by itself. */
 static void drop_unmapped(const struct guest *g, const struct pages_space *s, prange_vec *r)
@@ -49,13 +61,7 @@ static void drop_unmapped(const struct guest *g, const struct pages_space *s, pr
 
 	if (s->kind != PAGES_TASK)
 		return;
-	vec_each(&g->mm, m) {
-		if (m->pid != s->pid || !m->task->mm)
-			continue;
-		vec_each(&m->task->mm->maps.vma, v)
-			if (!v->shared)
-				prange_add(&private, v->start, v->end);
-	}
+	private_memory(g, s->pid, true, &private);
 	prange_and(r, &private, &rest);
 	vec_free(&private);
 	vec_free(r);
@@ -215,12 +221,32 @@ static void forget(struct migration *m, const guest_pages_vec *pages)
 	}
 }
 
+/* To an address space of which the target has nothing yet. Zeros need not be written there where
+ * nothing was; over a file they must, whatever stands in the file at that moment. */
+static int queue_fresh(struct migration *m, const struct guest_pages *p, bool live, struct err *e)
+{
+	prange_vec anonymous = { 0 }, fresh = { 0 }, rest = { 0 };
+
+	private_memory(&m->guest, p->space.pid, false, &anonymous);
+	prange_and(&p->scan.dirty, &anonymous, &fresh);
+	prange_minus(&p->scan.dirty, &anonymous, &rest);
+	int ret = pages_send(m->sender, &p->space, fresh.at, fresh.n, true, live, e);
+	if (ret == 0)
+		ret = pages_send(m->sender, &p->space, rest.at, rest.n, false, live, e);
+	vec_free(&anonymous);
+	vec_free(&fresh);
+	vec_free(&rest);
+	return ret;
+}
+
 static int queue(struct migration *m, const guest_pages_vec *pages, bool live, struct err *e)
 {
 	int ret = 0;
 
 	vec_each(pages, p)
-		if (ret == 0 && p->scan.dirty.n)
+		if (ret == 0 && p->fresh && p->space.kind == PAGES_TASK)
+			ret = queue_fresh(m, p, live, e);
+		else if (ret == 0 && p->scan.dirty.n)
 			ret = pages_send(m->sender, &p->space, p->scan.dirty.at, p->scan.dirty.n,
 					 p->fresh, live, e);
 	return ret;
@@ -263,16 +289,16 @@ static int track(struct migration *m, struct err *e)
 static int scan(struct migration *m, guest_pages_vec *pages, struct converge_round *r,
 		struct err *e)
 {
-	bool soft = m->guest.tracker == TRACKER_SOFT_DIRTY;
+	bool stops = guest_scan_stops(&m->guest);
 	uint64_t now = io_now_ns();
 
 	r->interval_ns = m->scan_at ? now - m->scan_at : 0;
 	r->ran = throttle_ran(m->throttle);
 	m->scan_at = now;
-	if (soft)
+	if (stops)
 		throttle_pause(m->throttle);
 	int ret = guest_scan_live(&m->guest, pages, e);
-	if (soft)
+	if (stops)
 		throttle_resume(m->throttle);
 	least(&m->costs.scan_ns, io_now_ns() - now);
 	return ret;

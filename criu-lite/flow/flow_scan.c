@@ -228,7 +228,6 @@ static int scan_spaces(struct guest_scan *s)
 			prange_add(&p->scan.reset, 0, USER_END);
 			m->fresh = false;
 		}
-		keep_guards(m->task, &p->scan);
 	}
 	return 0;
 }
@@ -310,8 +309,10 @@ int guest_scan_end(struct guest_scan *s, struct err *e)
 		add_rseq_pages(s);
 		for (size_t i = 0, n = s->out->n; i < n; i++)
 			vec_each(&s->g->mm, m)
-				if (m->pid == s->out->at[i].space.pid)
+				if (m->pid == s->out->at[i].space.pid) {
 					split(m->task, &s->out->at[i].scan, &objects);
+					keep_guards(m->task, &s->out->at[i].scan);
+				}
 		s->ret = scan_objects(s, &objects);
 		objects_free(&objects);
 	}
@@ -332,21 +333,40 @@ static int scan_now(struct guest *g, guest_pages_vec *out, struct err *e)
 	return guest_scan_end(&s, e);
 }
 
-int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e)
+bool guest_scan_stops(const struct guest *g)
 {
-	int ret;
+	return g->tracker == TRACKER_SOFT_DIRTY || g->direct;
+}
 
-	if (g->tracker != TRACKER_SOFT_DIRTY)
-		return scan_now(g, out, e);
-	if ((ret = guest_freeze(g, e)) < 0)
+static int freeze_again(struct guest *g, struct err *e)
+{
+	int ret = guest_freeze(g, e);
+
+	if (ret < 0)
 		return ret;
 	/* The freeze has looked at the tree again. Tasks that are new since the look before have no
 	 * tracker and no mappings that we know of: the next look's business. */
 	guest_match(g);
 	vec_each(&g->mm, m)
 		m->gone = !m->tracker || !m->task->mm;
-	ret = scan_now(g, out, e);
-	guest_thaw(g);
+	return 0;
+}
+
+int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e)
+{
+	bool soft = g->tracker == TRACKER_SOFT_DIRTY;
+	int ret = soft ? freeze_again(g, e) : 0;
+
+	if (ret == 0) {
+		ret = scan_now(g, out, e);
+		if (soft)
+			guest_thaw(g);
+	}
+	/* A page that a device is to fill was given to it before: its mark tells that it changes, and
+	 * has just been taken for the last time. It must not be read before it is filled. Nobody
+	 * stands still with such a request under way. */
+	if (ret == 0 && !soft && g->direct && (ret = freeze_again(g, e)) == 0)
+		guest_thaw(g);
 	return ret;
 }
 

@@ -140,7 +140,9 @@ static void room_for_hashes(struct shm_track *t, const prange_vec *data)
 
 	if (pages <= t->hashes)
 		return;
+	size_t before = t->hashes;
 	t->hash = vec_grow(t->hash, &t->hashes, pages, sizeof(*t->hash));
+	memset(&t->hash[before], 0, (t->hashes - before) * sizeof(*t->hash));
 }
 
 /* Pages that changed behind the trackers' backs. `known`: those reported in any case. They are not

@@ -50,6 +50,9 @@ int tracker_start(struct tracker **t, enum tracker_kind k, struct remote *held,
 		  struct err *e);
 void tracker_free(struct tracker *t);       /* stops tracking, guest untouched */
 pid_t tracker_pid(const struct tracker *t);
+/* Whose memory it is, as /proc/PID/stat tells one owner of a pid from the next; kept for the caller. */
+void tracker_set_born(struct tracker *t, uint64_t start_time);
+uint64_t tracker_born(const struct tracker *t);
 /* The private pages that the other side holds once the last scan is applied:
  * those not in its `dirty` are clean. */
 const prange_vec *tracker_known(const struct tracker *t);

@@ -15,6 +15,7 @@ struct quirk {
 /* A mapping of the list of the last look at the running guest. */
 struct seen {
 	uint64_t start, end, offset, ino;
+	uint64_t name;               /* of the file of a private mapping, as a hash */
 	uint32_t major, minor, flags;
 	bool shared;
 };
@@ -36,6 +37,7 @@ struct device {
 struct tracker {
 	enum tracker_kind kind;
 	pid_t pid;
+	uint64_t born;            /* see tracker_born() */
 	bool scanned;             /* the first look is done */
 	prange_vec known;         /* see tracker_known() */
 	VEC(struct device) device;
@@ -43,12 +45,14 @@ struct tracker {
 
 	int uffd;                 /* uffd-wp, else -1 */
 	bool guards;              /* uffd-wp: the kernel tells guard pages */
+	bool old_marks;           /* uffd-wp: as uffd_old_marks() */
 	VEC(struct quirk) quirk;
 	prange_vec fresh;         /* uffd-wp: registered since the last look */
 	bool uncovered;           /* uffd-wp: the last look met mappings that are not registered */
 
 	struct pm_zeros zeros;    /* soft-dirty */
 	soft_tables tables;       /* soft-dirty: as the last look saw them */
+	bool merging;             /* soft-dirty: pages were being merged (KSM) at the last look */
 };
 
 /* As tracker_start(), without injection: takes the uffd (fresh, of that process), or -1. */
@@ -63,6 +67,7 @@ struct look {
 	struct scan *out;
 	prange_vec known;         /* becomes t->known */
 	prange_vec remade;        /* not what it was in the list of the last look */
+	bool merging;             /* KSM is or was at work */
 };
 
 /* Against the list that was remembered: what is another mapping now, and with soft-dirty what was
@@ -87,6 +92,9 @@ int soft_probe(struct err *e);
 /* Makes a userfaultfd in the held process and takes it out. fd or -errno. */
 int uffd_inject(struct remote *held, struct err *e);
 int uffd_begin(struct tracker *t, struct err *e);
+/* Does mremap() leave the marks of pages that it takes out of sight (before Linux 6.13)? Pages with
+ * such marks would never be marked again. */
+bool uffd_old_marks(void);
 int soft_begin(struct tracker *t, struct err *e);
 int uffd_cover(struct tracker *t, int pm, const struct proc_vma *vmas, size_t n, struct err *e);
 int uffd_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e);

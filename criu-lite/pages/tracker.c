@@ -96,6 +96,8 @@ void tracker_free(struct tracker *t)
 }
 
 pid_t tracker_pid(const struct tracker *t) { return t->pid; }
+void tracker_set_born(struct tracker *t, uint64_t start_time) { t->born = start_time; }
+uint64_t tracker_born(const struct tracker *t) { return t->born; }
 const prange_vec *tracker_known(const struct tracker *t) { return &t->known; }
 
 /* ---- which mappings ---- */

@@ -52,26 +52,44 @@ static void compare(struct soft_moves *m, const struct soft_table *before, const
 	}
 }
 
-/* One of each part of the table, a clean one if there is one: it will more likely be so again. */
+static void take(struct soft_moves *m, struct soft_table *t, size_t slot, uint64_t sample, bool clean)
+{
+	t->sample[slot] = sample;
+	m->clean = (m->clean & ~(1u << slot)) | (uint32_t)clean << slot;
+}
+
+/* One page of each part of the table, or others in place of what is not there; clean ones if there
+ * are, as they will more likely be so again. False: further pages of this part are of no use. */
+static bool offer(struct soft_moves *m, struct soft_table *t, uint64_t pme, size_t index)
+{
+	uint64_t sample = sample_of(pme, index);
+	bool clean = !(pme & PME_SOFT), better = false;
+	size_t part = index / PART;
+
+	if (t->sample[part] % TABLE_PAGES / PART != part || !t->sample[part] ||
+	    (clean && !(m->clean & 1u << part))) {
+		take(m, t, part, sample, clean);
+		return true;
+	}
+	for (size_t i = 0; i < TABLE_SAMPLES; i++) {
+		bool others = t->sample[i] % TABLE_PAGES / PART != i;
+
+		if (!t->sample[i] || (others && clean && !(m->clean & 1u << i))) {
+			take(m, t, i, sample, clean);
+			return true;
+		}
+		better |= (others || i == part) && !(m->clean & 1u << i);
+	}
+	return better;
+}
+
 static void choose(struct soft_moves *m, struct soft_table *t, const struct piece *p)
 {
 	size_t first = (p->at - t->at) / PAGE_SIZE;
 
-	for (size_t i = 0; i < p->n; i++) {
-		size_t part = (first + i) / PART;
-
-		if (m->clean & 1u << part) {
-			i = (part + 1) * PART - first - 1;
-			continue;
-		}
-		if (!soft_has_content(p->pme[i], p->zeros))
-			continue;
-		if (!(p->pme[i] & PME_SOFT))
-			m->clean |= 1u << part;
-		else if (t->sample[part])
-			continue;
-		t->sample[part] = sample_of(p->pme[i], first + i);
-	}
+	for (size_t i = 0; i < p->n; i++)
+		if (soft_has_content(p->pme[i], p->zeros) && !offer(m, t, p->pme[i], first + i))
+			i = ((first + i) / PART + 1) * PART - first - 1;
 }
 
 static bool has_samples(const struct soft_table *t)

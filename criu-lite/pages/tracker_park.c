@@ -44,12 +44,13 @@ struct packed {
 	uint32_t magic, kind;
 	int32_t pid;
 	uint32_t scanned;
-	uint64_t n_known, n_tables;   /* followed by that many ranges, and page tables */
+	uint64_t born, n_known, n_tables;   /* followed by that many ranges, and page tables */
 };
 
 void tracker_encode(const struct tracker *t, struct buf *out)
 {
-	struct packed p = { MAGIC, t->kind, t->pid, t->scanned, t->known.n, t->tables.n };
+	struct packed p = { MAGIC, t->kind, t->pid, t->scanned, t->born, t->known.n,
+			    t->tables.n };
 
 	buf_put(out, &p, sizeof(p));
 	buf_put(out, t->known.at, t->known.n * sizeof(*t->known.at));
@@ -94,6 +95,7 @@ int tracker_decode(struct tracker **out, const uint8_t *at, size_t n, int uffd, 
 	struct tracker *t = xcalloc(1, sizeof(*t));
 	t->kind = p.kind;
 	t->pid = p.pid;
+	t->born = p.born;
 	t->scanned = p.scanned;
 	t->uffd = uffd;
 	vec_reserve(&t->known, p.n_known);
@@ -109,10 +111,12 @@ int tracker_decode(struct tracker **out, const uint8_t *at, size_t n, int uffd, 
 		tracker_free(t);
 		return err_set(e, EBADMSG, "kept tracker");
 	}
-	if (t->kind == TRACKER_UFFD_WP)
+	if (t->kind == TRACKER_UFFD_WP) {
 		pm_scan_works(&t->guards);
-	else
+		t->old_marks = uffd_old_marks();
+	} else {
 		pm_zeros_find(&t->zeros);
+	}
 	*out = t;
 	return 0;
 

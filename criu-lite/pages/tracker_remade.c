@@ -7,9 +7,18 @@
  * sent, and their marks cleared. The other side had the old mapping as well, and makes the new one
  * when it is told of it, without these pages.
  */
+#include <string.h>
+#include <xxhash.h>
+
 #include "pages_tracker_int.h"
 
 #define KIND_FLAGS (PROC_VF_GD | PROC_VF_NR | PROC_VF_DP)
+
+/* The other side knows a file by its name, and one that has been renamed for another. */
+static uint64_t name_of(const struct proc_vma *v)
+{
+	return v->ino && !v->shared ? XXH3_64bits(v->path, strlen(v->path)) : 0;
+}
 
 /* As the other side decides whether one can become the other and keep its pages. */
 static bool is_like(const struct seen *s, const struct proc_vma *v)
@@ -17,7 +26,7 @@ static bool is_like(const struct seen *s, const struct proc_vma *v)
 	if (s->shared != v->shared || s->ino != v->ino || s->major != v->dev_major ||
 	    s->minor != v->dev_minor || s->flags != (v->vmflags & KIND_FLAGS))
 		return false;
-	return !v->ino || s->offset == v->pgoff - v->start;
+	return !v->ino || (s->offset == v->pgoff - v->start && s->name == name_of(v));
 }
 
 void tracker_remade(const struct tracker *t, const struct proc_vma *vmas, size_t n, prange_vec *out)
@@ -57,6 +66,6 @@ void tracker_remember(struct tracker *t, const struct proc_vma *vmas, size_t n)
 		vec_push(&t->seen, (struct seen){
 			.start = vmas[i].start, .end = vmas[i].end,
 			.offset = vmas[i].pgoff - vmas[i].start, .ino = vmas[i].ino,
-			.major = vmas[i].dev_major, .minor = vmas[i].dev_minor,
+			.name = name_of(&vmas[i]), .major = vmas[i].dev_major, .minor = vmas[i].dev_minor,
 			.flags = vmas[i].vmflags & KIND_FLAGS, .shared = vmas[i].shared });
 }

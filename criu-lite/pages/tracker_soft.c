@@ -12,7 +12,8 @@
  * lose their bits when they are unmapped (reclaim, MADV_DONTNEED). Those that are not mapped now are
  * reported as unsure; one that was read since is there again, clean: of an object that was stored
  * to, all pages are compared (pages_shm.h). Pages that move with their page table keep their bits
- * (tracker_moved.c). And pages of hugetlbfs have no such bit: they are dirty each time.
+ * (tracker_moved.c). Pages that the kernel merges (KSM) lose them: where it may, all are dirty while
+ * it does. And pages of hugetlbfs have no such bit: they are dirty each time.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -190,11 +191,24 @@ static void still_known(const struct look *l, const struct proc_vma *vma, const 
 	vec_free(&all);
 }
 
-static void look_private(struct look *l, const struct proc_vma *vma, const struct soft_pages *now,
+static bool is_merging(void)
+{
+	char run = '0';
+	_cleanup_close_ int fd = open("/sys/kernel/mm/ksm/run", O_RDONLY | O_CLOEXEC);
+
+	return fd >= 0 && read(fd, &run, 1) == 1 && run != '0';
+}
+
+static void look_private(struct look *l, const struct proc_vma *vma, struct soft_pages *now,
 			 const prange_vec *remade)
 {
 	prange_vec known = { 0 }, reset = { 0 }, gone = { 0 };
 	prange_vec whole = { 0 };
+
+	if (l->merging && (vma->vmflags & PROC_VF_MG)) {
+		now->dirty.n = 0;
+		prange_or(&now->content, &(prange_vec){ 0 }, &now->dirty);
+	}
 
 	/* pages of hugetlbfs: as if they were new each time */
 	prange_add(&whole, vma->start, vma->end);
@@ -251,7 +265,11 @@ static void add_moved(struct look *l, struct soft_moves *m)
 int soft_scan(struct look *l, const struct proc_vma *vmas, size_t n, struct err *e)
 {
 	struct soft_moves moves = { .before = &l->t->tables };
+	bool merging = is_merging();
 	int ret = 0;
+
+	l->merging = merging || l->t->merging;
+	l->t->merging = merging;
 
 	for (size_t i = 0; i < n && ret == 0; i++)
 		if (!tracker_leaves_out(l->t, &vmas[i]))

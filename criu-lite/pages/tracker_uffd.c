@@ -23,10 +23,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -101,8 +103,18 @@ int uffd_inject(struct remote *held, struct err *e)
 	return ret;
 }
 
+bool uffd_old_marks(void)
+{
+	struct utsname u;
+	int major = 0, minor = 0;
+
+	return uname(&u) < 0 || sscanf(u.release, "%d.%d", &major, &minor) != 2 || major < 6 ||
+	       (major == 6 && minor < 13);
+}
+
 int uffd_begin(struct tracker *t, struct err *e)
 {
+	t->old_marks = uffd_old_marks();
 	pm_scan_works(&t->guards);
 	return shake_hands(t->uffd, e);
 }
@@ -297,7 +309,8 @@ static struct quirk *find_quirk(struct tracker *t, const struct proc_vma *vma)
 {
 	vec_each(&t->quirk, q)
 		if (q->start == vma->start && q->end == vma->end && q->pgoff == vma->pgoff &&
-		    q->ino == vma->ino)
+		    q->ino == vma->ino &&
+		    !(q->what == QUIRK_SKIP && (vma->vmflags & PROC_VF_MW || vma->prot & PROT_WRITE)))
 			return q;
 	return NULL;
 }
@@ -349,6 +362,15 @@ static int check_ours(int pm, const struct proc_vma *vma)
 	return ret;
 }
 
+static int lift_marks(struct tracker *t, const struct proc_vma *vma, struct err *e)
+{
+	struct uffdio_writeprotect w = { .range = { vma->start, vma->end - vma->start } };
+
+	if (!t->old_marks || ioctl(t->uffd, UFFDIO_WRITEPROTECT, &w) == 0)
+		return 0;
+	return err_set(e, errno, "UFFDIO_WRITEPROTECT of %lx-%lx", vma->start, vma->end);
+}
+
 /* One mapping of a process that stands still: registering what is no longer a mapping, but part
  * of a bigger one, would cut that in two, and the guest's mremap() across both would fail. */
 static int cover_one(struct tracker *t, int pm, const struct proc_vma *vma, prange_vec *fresh,
@@ -365,7 +387,7 @@ static int cover_one(struct tracker *t, int pm, const struct proc_vma *vma, pran
 	if (ret < 0 && (ret == -ESRCH || check_ours(pm, vma) == -EPERM))
 		return err_set(e, ESRCH, "the process is gone or runs another program");
 	prange_add(fresh, vma->start, vma->end);
-	return 0;
+	return lift_marks(t, vma, e);
 }
 
 int uffd_cover(struct tracker *t, int pm, const struct proc_vma *vmas, size_t n, struct err *e)

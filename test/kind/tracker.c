@@ -7,6 +7,7 @@
 #include "tracker_victim.h"
 
 #include <linux/userfaultfd.h>
+#include <sys/shm.h>
 #include <sys/ioctl.h>
 
 #define P PAGE_SIZE
@@ -413,6 +414,26 @@ static void test_shared(void **state)
 	expect_dirty(v, a + 2 * P, false);
 }
 
+/* One that could not be written to, and one at its place that can. */
+static void test_shared_readable(void **state)
+{
+	_cleanup_victim_ struct victim *v = victim_new();
+	int id = (int)vsys(v, __NR_shmget, IPC_PRIVATE, 4 * P, 0600);
+	uint64_t a = (uint64_t)vsys(v, __NR_shmat, id, 0, SHM_RDONLY);
+
+	look(v, false);
+	vsys(v, __NR_shmdt, a);
+	vsys(v, __NR_shmat, id, a, 0);
+	vsys(v, __NR_shmctl, id, IPC_RMID, 0);
+	vpoke(v, a, 1, 4 * P);
+	look(v, false);
+	look(v, false);
+	vpoke(v, a + P, 2, 1);
+	look(v, false);
+	expect_dirty(v, a + P, true);
+	expect_dirty(v, a + 2 * P, false);
+}
+
 static void test_shared_left_out(void **state)
 {
 	_cleanup_victim_ struct victim *v = victim_new();
@@ -577,7 +598,8 @@ int main(void)
 		cmocka_unit_test(test_moved),
 		cmocka_unit_test(test_protection), cmocka_unit_test(test_fork),
 		cmocka_unit_test(test_exec), cmocka_unit_test(test_shared),
-		cmocka_unit_test(test_shared_left_out), cmocka_unit_test(test_droppable),
+		cmocka_unit_test(test_shared_readable), cmocka_unit_test(test_shared_left_out),
+		cmocka_unit_test(test_droppable),
 		cmocka_unit_test(test_foreign_uffd), cmocka_unit_test(test_sparse),
 		cmocka_unit_test(test_park), cmocka_unit_test(test_random),
 	};

@@ -53,7 +53,7 @@ END_TIMEOUT = 30 * SLOW
 
 # name: (program, arguments). "{n}" is the number of the run, for seeds.
 VICTIMS = {}
-for _name in ("registers xstate memory dontneed tables places memfd_write shm_remove "
+for _name in ("registers xstate memory dontneed tables places direct memfd_write shm_remove "
               "shared_anon sysv signals timers restart threads creds limits files ghost devices "
               "pipes eventfd epoll timerfd memfd tcp_listen tcp_streams udp unix tree "
               "clone_share vdso stress forker vforker exec registers_static memory_static "
@@ -84,8 +84,9 @@ NOT_FOR = {
 # Ways that are for some victims only.
 _timens = ("clocks_go_on", "vdso", "vdso_static", "vdso_altered", "vdso_kept")
 ONLY_FOR = {
-  "migrate-rounds": ("memory", "dontneed", "tables", "places", "memfd_write", "shm_remove",
-                     "shared_anon", "sysv", "forker", "exec", "churn-1", "churn-2", "churn-fast"),
+  "migrate-rounds": ("memory", "dontneed", "tables", "places", "direct", "memfd_write",
+                     "shm_remove", "shared_anon", "sysv", "forker", "exec", "churn-1", "churn-2",
+                     "churn-fast"),
   "migrate-clock": ("clocks",),
   "migrate-clock-back": ("clocks",),
   "migrate-timens": _timens,

@@ -270,6 +270,31 @@ static void test_soft_pieces(void **state)
 	soft_pages_free(&p);
 }
 
+/* ---- mappings that are others now ---- */
+
+static void test_renamed(void **state)
+{
+	struct proc_vma v[] = {
+		{ .start = BASE, .end = BASE + PAGE_SIZE, .ino = 5, .path = "/a" },
+		{ .start = BASE + PAGE_SIZE, .end = BASE + 2 * PAGE_SIZE, .ino = 6, .path = "/b" },
+		{ .start = BASE + 2 * PAGE_SIZE, .end = BASE + 3 * PAGE_SIZE, .ino = 5,
+		  .shared = true, .path = "/a" },
+		{ .start = BASE + 3 * PAGE_SIZE, .end = BASE + 4 * PAGE_SIZE, .path = "" },
+	};
+	struct tracker t = { .kind = TRACKER_UFFD_WP };
+	prange_vec remade = { 0 };
+
+	tracker_remember(&t, v, 4);
+	tracker_remade(&t, v, 4, &remade);
+	expect(&remade, "");
+	v[0].path = v[2].path = "/c";
+	v[3].path = "[anon:name]";
+	tracker_remade(&t, v, 4, &remade);
+	expect(&remade, "0-1");
+	vec_free(&remade);
+	vec_free(&t.seen);
+}
+
 /* ---- page tables that move ---- */
 
 #define TABLE 512
@@ -324,6 +349,17 @@ static void test_soft_moved(void **state)
 	for (size_t i = 0; i < 3 * TABLE; i += 2)
 		is[i] = i % 4 ? 0 : PME_PRESENT | PME_SOFT | (0x600000 + i);
 	check_moves(was, is, "");
+	/* Little is there, all in one part, and most of it goes. */
+	memset(was, 0, sizeof(was));
+	fill_table(is, 0x100000);
+	memcpy(was + 40, is, 8 * sizeof(*was));
+	memcpy(is, was, sizeof(is));
+	memset(is + 40, 0, 6 * sizeof(*is));
+	check_moves(was, is, "0-512");
+	is[45] = was[45];
+	check_moves(was, is, "");
+	is[45]++;
+	check_moves(was, is, "0-512");
 	/* Nothing there at all before. */
 	memset(was, 0, TABLE * sizeof(*was));
 	check_moves(was, is, "");
@@ -357,7 +393,8 @@ static void test_soft_moved_doubt(void **state)
 
 static void test_bytes(void **state)
 {
-	struct tracker t = { .kind = TRACKER_SOFT_DIRTY, .pid = 7, .scanned = true, .uffd = -1 };
+	struct tracker t = { .kind = TRACKER_SOFT_DIRTY, .pid = 7, .born = 99, .scanned = true,
+			     .uffd = -1 };
 	struct tracker *back;
 	struct buf b = { 0 };
 	struct err e = ERR_INIT;
@@ -368,6 +405,7 @@ static void test_bytes(void **state)
 	tracker_encode(&t, &b);
 	assert_int_equal(tracker_decode(&back, b.at, b.n, -1, &e), 0);
 	assert_int_equal(tracker_pid(back), 7);
+	assert_int_equal(tracker_born(back), 99);
 	assert_true(back->scanned);
 	expect(tracker_known(back), "0-2 5-6");
 	assert_int_equal(back->tables.n, 2);
@@ -378,7 +416,7 @@ static void test_bytes(void **state)
 		assert_int_equal(tracker_decode(&back, b.at, n, -1, &e), -EBADMSG);
 	/* Ranges and tables out of order; counts that are too big; unknown kind. */
 	struct { size_t at; uint8_t value; } harm[] = {
-		{ 53, 0xff }, { 71, 0xff }, { 23, 0xff }, { 31, 0xff }, { 4, 9 },
+		{ 61, 0xff }, { 79, 0xff }, { 31, 0xff }, { 39, 0xff }, { 4, 9 },
 	};
 	for (size_t i = 0; i < sizeof(harm) / sizeof(*harm); i++) {
 		uint8_t kept = b.at[harm[i].at];
@@ -409,7 +447,7 @@ int main(void)
 		cmocka_unit_test(test_soft_zero_page), cmocka_unit_test(test_soft_back_to_file),
 		cmocka_unit_test(test_soft_markers), cmocka_unit_test(test_soft_new_mapping),
 		cmocka_unit_test(test_soft_huge_zeros), cmocka_unit_test(test_soft_moved),
-		cmocka_unit_test(test_soft_moved_doubt),
+		cmocka_unit_test(test_soft_moved_doubt), cmocka_unit_test(test_renamed),
 		cmocka_unit_test(test_soft_shared), cmocka_unit_test(test_soft_pieces),
 		cmocka_unit_test(test_bytes), cmocka_unit_test(test_names),
 	};

@@ -48,6 +48,30 @@ static void is(int fd, uint64_t seed, const char *name)
 		      "%s: page %u", name, i);
 }
 
+/* Zeros of our own over what is in the object. */
+#define UNDER_PAGES 8
+static char *over;
+
+static void make_over(void)
+{
+	int fd = v_memfd("under", MFD_CLOEXEC);
+
+	SYS(ftruncate(fd, UNDER_PAGES * V_PAGE));
+	char *under = v_map(UNDER_PAGES * V_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	for (unsigned int i = 0; i < UNDER_PAGES; i++)
+		v_page_fill(under + i * V_PAGE, 500 + i);
+	over = v_map(UNDER_PAGES * V_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	memset(over + 2 * V_PAGE, 0, 3 * V_PAGE);
+}
+
+static void check_over(void)
+{
+	for (unsigned int i = 0; i < UNDER_PAGES; i++)
+		CHECK(i >= 2 && i < 5 ? v_page_zero(over + i * V_PAGE)
+				      : v_page_is(over + i * V_PAGE, 500 + i),
+		      "private page %u over a memfd", i);
+}
+
 int main(int argc, char **argv)
 {
 	char path[64], page[V_PAGE];
@@ -77,6 +101,7 @@ int main(int argc, char **argv)
 	SYS(ftruncate(sparse, 1L << 34));
 	CHECK(pwrite(sparse, "far", 3, 1L << 33) == 3, "write");
 	v_observe(note_memfds, 0);
+	make_over();
 	v_ready();
 	v_wait();
 	v_recheck();
@@ -95,5 +120,6 @@ int main(int argc, char **argv)
 	v_page_fill(mapped + V_PAGE, 555);
 	CHECK(v_page_is(private + V_PAGE, 555), "the two mappings are of two files");
 	CHECK(pread(sparse, page, 4, (1L << 33) - 1) == 4 && !memcmp(page, "\0far", 4), "sparse");
+	check_over();
 	v_ok();
 }
