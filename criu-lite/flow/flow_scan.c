@@ -45,10 +45,10 @@ static void to_offsets(const struct proc_vma *v, const prange_vec *r, prange_vec
 	vec_free(&part);
 }
 
-/* Takes what is dirty in shared mappings out of the scan of an address space: the objects' part goes
- * to them, a shared file's contents are in the file. What is void remains so: private memory that
- * the other side holds there. It may not hear of the shared mapping, if there is private memory
- * again when it is told the next time. */
+/* Takes what is dirty in shared mappings out of the scan of an address space: the objects' part
+ * goes to them, a shared file's contents are in the file. What is void remains so: private memory
+ * that the other side holds there. It may not hear of the shared mapping, if there is private
+ * memory again when it is told the next time. */
 static void split(const struct task *t, struct scan *s, object_scan_vec *objects)
 {
 	prange_vec shared = { 0 }, dirty = { 0 };
@@ -362,9 +362,9 @@ int guest_scan_live(struct guest *g, guest_pages_vec *out, struct err *e)
 		if (soft)
 			guest_thaw(g);
 	}
-	/* A page that a device is to fill was given to it before: its mark tells that it changes, and
-	 * has just been taken for the last time. It must not be read before it is filled. Nobody
-	 * stands still with such a request under way. */
+	/* A page that a device is to fill was given to it before: that it changes has just been
+	 * told, for the last time. It must not be read before it is filled. Nobody stands still
+	 * with such a request under way. */
 	if (ret == 0 && !soft && g->direct && (ret = freeze_again(g, e)) == 0)
 		guest_thaw(g);
 	return ret;

@@ -9,7 +9,7 @@
  *                  that no tracker reported is compared with its hash of the last look
  *   brief children stores of processes that came and went between two looks: compared, too, if the
  *                  inode's times moved and such a process may have had a mapping
- *   tasks that end of what they stored since the last look their trackers tell no more: compared, too,
+ *   tasks that end what they stored since the last look their trackers tell no more: compared, too,
  *                  if the times moved
  *   hidden stores  of which soft-dirty bits are lost (tracker_soft.c): compared, too, if the times
  *                  moved

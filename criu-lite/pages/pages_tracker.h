@@ -34,7 +34,7 @@ void prange_merge(prange_vec *v, const prange_vec *more);
 /* What one scan found. Ascending, not overlapping within a list. */
 struct scan {
 	prange_vec reset;    /* what the other side holds here is void: drop it first (tracking
-	                        broke, mapping gone, new or re-made, page dropped by MADV_DONTNEED ...) */
+	                        broke; mapping gone, new or re-made; page dropped ...) */
 	prange_vec dirty;    /* present pages to read and send */
 	prange_vec guard;    /* MADV_GUARD_INSTALL in private mappings; only of frozen scans */
 	prange_vec unsure;   /* soft-dirty only: pages of shared mappings that are not mapped now,
@@ -50,7 +50,8 @@ int tracker_start(struct tracker **t, enum tracker_kind k, struct remote *held,
 		  struct err *e);
 void tracker_free(struct tracker *t);       /* stops tracking, guest untouched */
 pid_t tracker_pid(const struct tracker *t);
-/* Whose memory it is, as /proc/PID/stat tells one owner of a pid from the next; kept for the caller. */
+/* Whose memory it is: the start time, which tells one owner of a pid from the next. Kept for the
+ * caller. */
 void tracker_set_born(struct tracker *t, uint64_t start_time);
 uint64_t tracker_born(const struct tracker *t);
 /* The private pages that the other side holds once the last scan is applied:

@@ -120,8 +120,8 @@ struct soft_pages {
 };
 void soft_pages_free(struct soft_pages *p);
 /* Sorts n pagemap entries of one mapping, the first at address `at`. */
-void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, const struct pm_zeros *zeros,
-	       struct soft_pages *out);
+void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared,
+	       const struct pm_zeros *zeros, struct soft_pages *out);
 /* Settles one private mapping: what was known there before against what is there now. What is
  * there but was not known is dirty, whatever the kernel says. */
 void soft_settle(const prange_vec *known, const struct soft_pages *now, prange_vec *reset,

@@ -3,11 +3,11 @@
  * Pages that mremap() has moved with their page table.
  *
  * The kernel sets the soft-dirty bit of each page that it moves, but not if it can move whole page
- * tables (2 MiB or more, both addresses aligned to that; seen with Linux 6.1): pages then come clean
- * to where others were that the other side holds. Page tables move as a whole, so a few clean pages
- * of each are enough to tell: their frames must be the same as at the last look. That is so after
- * compaction, too, which costs a comparison of the table's pages with what was sent; as does a table
- * of which no such page is left. A page that was swapped in or out tells nothing.
+ * tables (2 MiB or more, both addresses aligned to that; seen with Linux 6.1): pages then come
+ * clean to where others were that the other side holds. Page tables move as a whole, so a few
+ * clean pages of each are enough to tell: their frames must be the same as at the last look. That
+ * is so after compaction, too, which costs a comparison of the table's pages with what was sent;
+ * as does a table of which no such page is left. A page that was swapped in or out tells nothing.
  *
  * Not found is a table that was away while its place was read, and is back at the next look.
  */
@@ -52,7 +52,8 @@ static void compare(struct soft_moves *m, const struct soft_table *before, const
 	}
 }
 
-static void take(struct soft_moves *m, struct soft_table *t, size_t slot, uint64_t sample, bool clean)
+static void take(struct soft_moves *m, struct soft_table *t, size_t slot, uint64_t sample,
+		 bool clean)
 {
 	t->sample[slot] = sample;
 	m->clean = (m->clean & ~(1u << slot)) | (uint32_t)clean << slot;

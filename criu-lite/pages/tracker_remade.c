@@ -66,6 +66,7 @@ void tracker_remember(struct tracker *t, const struct proc_vma *vmas, size_t n)
 		vec_push(&t->seen, (struct seen){
 			.start = vmas[i].start, .end = vmas[i].end,
 			.offset = vmas[i].pgoff - vmas[i].start, .ino = vmas[i].ino,
-			.name = name_of(&vmas[i]), .major = vmas[i].dev_major, .minor = vmas[i].dev_minor,
+			.name = name_of(&vmas[i]),
+			.major = vmas[i].dev_major, .minor = vmas[i].dev_minor,
 			.flags = vmas[i].vmflags & KIND_FLAGS, .shared = vmas[i].shared });
 }

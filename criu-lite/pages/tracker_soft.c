@@ -2,18 +2,18 @@
 /*
  * Tracking by the kernel's soft-dirty bits (CONFIG_MEM_SOFT_DIRTY).
  *
- * Writing 4 to /proc/PID/clear_refs clears them all and makes the next write to each page set
- * its bit (55 of its pagemap entry) again. Between reading and clearing a write would be lost,
- * so the guest stands still for both.
+ * Writing 4 to /proc/PID/clear_refs clears them all and makes the next write to each page set its
+ * bit (55 of its pagemap entry) again. Between reading and clearing a write would be lost, so the
+ * guest stands still for both.
  *
- * New and grown mappings have all bits set, holes included. But a dropped page
- * (MADV_DONTNEED, re-made mapping) that nobody wrote again leaves no bit: so each look
- * compares all pages that have content with those known from before. Pages of shared mappings
- * lose their bits when they are unmapped (reclaim, MADV_DONTNEED). Those that are not mapped now are
- * reported as unsure; one that was read since is there again, clean: of an object that was stored
- * to, all pages are compared (pages_shm.h). Pages that move with their page table keep their bits
- * (tracker_moved.c). Pages that the kernel merges (KSM) lose them: where it may, all are dirty while
- * it does. And pages of hugetlbfs have no such bit: they are dirty each time.
+ * New and grown mappings have all bits set, holes included. But a dropped page (MADV_DONTNEED,
+ * re-made mapping) that nobody wrote again leaves no bit: so each look compares all pages that
+ * have content with those known from before. Pages of shared mappings lose their bits when they
+ * are unmapped (reclaim, MADV_DONTNEED). Those that are not mapped now are reported as unsure; one
+ * that was read since is there again, clean: of an object that was stored to, all pages are
+ * compared (pages_shm.h). Pages that move with their page table keep their bits (tracker_moved.c).
+ * Pages that the kernel merges (KSM) lose them: where it may, all are dirty while it does. And
+ * pages of hugetlbfs have no such bit: they are dirty each time.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -51,8 +51,8 @@ bool soft_has_content(uint64_t pme, const struct pm_zeros *zeros)
 	return (pme & PME_SWAP) && !pme_is_marker(pme);
 }
 
-void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared, const struct pm_zeros *zeros,
-	       struct soft_pages *out)
+void soft_sort(const uint64_t *pme, size_t n, uint64_t at, bool shared,
+	       const struct pm_zeros *zeros, struct soft_pages *out)
 {
 	for (size_t i = 0; i < n; i++, at += PAGE_SIZE) {
 		uint64_t end = at + PAGE_SIZE;

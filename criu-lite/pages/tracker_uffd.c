@@ -305,12 +305,17 @@ static int look_fresh(struct look *l, const struct proc_vma *vma, bool mark)
 	return ret;
 }
 
+static bool can_be_written(const struct proc_vma *vma)
+{
+	return vma->prot & PROT_WRITE || vma->vmflags & PROC_VF_MW;
+}
+
 static struct quirk *find_quirk(struct tracker *t, const struct proc_vma *vma)
 {
 	vec_each(&t->quirk, q)
 		if (q->start == vma->start && q->end == vma->end && q->pgoff == vma->pgoff &&
 		    q->ino == vma->ino &&
-		    !(q->what == QUIRK_SKIP && (vma->vmflags & PROC_VF_MW || vma->prot & PROT_WRITE)))
+		    (q->what != QUIRK_SKIP || !can_be_written(vma)))
 			return q;
 	return NULL;
 }
