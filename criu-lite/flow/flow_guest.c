@@ -100,6 +100,15 @@ static void pause_look(int tries)
 		nanosleep(&(struct timespec){ .tv_nsec = 500000 }, NULL);
 }
 
+/* What is to be refused if it stays so: most of a second. */
+static void pause_preflight(int tries)
+{
+	if (tries >= LOOKS_MAX / 4)
+		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	else
+		pause_look(tries);
+}
+
 /* The guest runs on meanwhile: a pipe may be seen with one end only. What is refused twice is
  * refused. */
 static int preflight(struct guest *g, struct err *e)
@@ -108,7 +117,7 @@ static int preflight(struct guest *g, struct err *e)
 
 	for (int tries = 0; ret < 0 && (tries == 0 || (ret == -EAGAIN && tries < LOOKS_MAX));
 	     tries++) {
-		pause_look(tries);
+		pause_preflight(tries);
 		err_clear(e);
 		if ((ret = task_tree_scan(&g->tree, g->o->pid, e)) == 0 &&
 		    (ret = task_tree_share(&g->tree, e)) == 0)

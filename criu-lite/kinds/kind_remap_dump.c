@@ -56,7 +56,8 @@ int kind_remap_check(const struct kind_dump *c, const char *path, const struct s
 	}
 	if (ghost_bytes(st) <= c->opts.ghost_limit)
 		return 0;
-	err_say(e, EFBIG,
+	/* Programs that delete big files hold them a moment longer, so as not to wait for it. */
+	err_say(e, EAGAIN,
 		"%s: was deleted, and its %" PRIu64 " bytes are over the limit of %" PRIu64, path,
 		 ghost_bytes(st), c->opts.ghost_limit);
 	return err_remedy(e, "use --ghost-limit %" PRIu64 " or more", ghost_bytes(st));
