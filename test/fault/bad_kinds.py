@@ -58,6 +58,22 @@ def refuse(kind, say, is_fd):
   return test
 
 
+def deleted_soon_closed(b):
+  """A big deleted file is refused, but not if the program is about to close it."""
+  big, ready = b.path("big"), b.path("ready")
+  guest = b.a.popen(["python3", "-c", "import os, time\n"
+                     "f = open(%r, 'wb+'); f.write(b'x' * 3000000); f.flush(); os.unlink(f.name)\n"
+                     "open(%r, 'w').close(); time.sleep(0.4); f.close(); time.sleep(300)"
+                     % (big, ready)],
+                    stdout="/dev/null", stderr="/dev/null")
+  b.receiver()
+  hosts.wait_for(lambda: os.path.exists(ready), 10)
+  pid = guest.pid_inside
+  b.works(b.a, "migrate", "-t", pid, b.target)
+  check(b.b.alive(pid), "it does not run on the target")
+  b.b.run(["kill", "-9", pid], check=True)
+
+
 def segments(host):
   """Numbers of the System V segments of a host."""
   lines = host.run(["cat", "/proc/sysvipc/shm"], check=True).stdout.splitlines()[1:]
@@ -90,4 +106,5 @@ def sysv_taken(b):
 def tests(opts):
   return ([("kind: " + k, refuse(k, say, True)) for k, say in KINDS.items()] +
           [("kind: " + k, refuse(k, say, False)) for k, say in OTHERS.items()] +
-          [("kind: sysv, number or key taken", sysv_taken)])
+          [("kind: deleted file, soon closed", deleted_soon_closed),
+           ("kind: sysv, number or key taken", sysv_taken)])
