@@ -135,8 +135,9 @@ int flow_check(struct err *e)
 		printf("  auto means %s\n", tracker_name(k));
 	struct err no_queue = ERR_INIT;
 	ret = try_queue(&no_queue);
-	printf("connections that wait for accept() are taken over:\n  %s%s%s%s%s\n", ret == 0 ? "yes" : "no",
-	       ret == 0 ? "" : ": ", no_queue.text, no_queue.remedy[0] ? "; " : "", no_queue.remedy);
+	printf("connections that wait for accept() are taken over:\n  %s%s%s%s%s\n",
+	       ret == 0 ? "yes" : "no", ret == 0 ? "" : ": ", no_queue.text,
+	       no_queue.remedy[0] ? "; " : "", no_queue.remedy);
 	if (bad)
 		return err_say(e, ENOTSUP, "%zu of what is needed is missing", bad);
 	printf("Looks good.\n");

@@ -78,7 +78,8 @@ static int preflight_once(struct guest *g, struct err *e)
 	kind_dump_begin(g->kinds, NULL);
 	for (size_t i = 0; ret == 0 && i < g->tree.task.n; i++) {
 		ret = check_task(g, g->tree.task.at[i], e);
-		if (i > 0 && (ret == -ESRCH || (ret == -ENOENT && kill(g->tree.task.at[i]->pid, 0) < 0))) {
+		if (i > 0 && (ret == -ESRCH ||
+			      (ret == -ENOENT && kill(g->tree.task.at[i]->pid, 0) < 0))) {
 			err_clear(e);
 			ret = 0;
 		}

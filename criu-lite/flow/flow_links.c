@@ -223,8 +223,8 @@ void links_undo(struct links *l, pid_t root)
 
 /* ---- target ---- */
 
-int links_target(struct links *l, const struct flow_opts *o, bool tcp, const char *id, const char *peer,
-		 char *const *addresses, size_t n, struct err *e)
+int links_target(struct links *l, const struct flow_opts *o, bool tcp, const char *id,
+		 const char *peer, char *const *addresses, size_t n, struct err *e)
 {
 	struct err why = ERR_INIT;
 	int ret;

@@ -25,7 +25,8 @@ struct links {
 
 /* ---- source; the guest runs until links_close() ---- */
 
-/* Preflight. `where`, `control`: of the target, NULL and -1 for a dump. `id` names the migration. */
+/* Preflight. `where`, `control`: of the target, NULL and -1 for a dump. `id` names the
+ * migration. */
 int links_source(struct links *l, const struct flow_opts *o, const char *id, const char *where,
 		 int control, struct err *e);
 /* Handshakes under way end; new ones are held. */
@@ -41,10 +42,11 @@ void links_undo(struct links *l, pid_t root);
 /* ---- target ---- */
 
 /* `addresses`: as flow_net_addresses() gave them on the source. */
-int links_target(struct links *l, const struct flow_opts *o, bool tcp, const char *id, const char *peer,
-		 char *const *addresses, size_t n, struct err *e);
+int links_target(struct links *l, const struct flow_opts *o, bool tcp, const char *id,
+		 const char *peer, char *const *addresses, size_t n, struct err *e);
 /* The last state is known, no socket is made yet. */
-int links_arrive(struct links *l, struct kind_restore *kinds, const struct img_set *set, struct err *e);
+int links_arrive(struct links *l, struct kind_restore *kinds, const struct img_set *set,
+		 struct err *e);
 /* Just before the guest runs. */
 int links_open(struct links *l, pid_t root, struct err *e);
 /* It runs. */

@@ -102,8 +102,8 @@ static int refuse_connection(int fd, struct err *e)
 		them.sa.sa_family = us.sa.sa_family;
 	err_say(e, ENOTSUP, "TCP connection %s - %s is open", inet_addr_text(&us, a),
 		inet_addr_text(&them, b));
-	return err_remedy(e, "use --tcp-established to keep it, or --tcp-close to have the program see "
-			  "it as closed by its peer");
+	return err_remedy(e, "use --tcp-established to keep it, or --tcp-close to have the program "
+			  "see it as closed by its peer");
 }
 
 static int check_sock(struct kind_dump *c, int fd, struct inet_sock *s, struct err *e)
@@ -180,7 +180,8 @@ static void drop_of_connection(SkOptsEntry *m)
 		bool gone = false;
 
 		for (size_t k = 0; k < sizeof(drop) / sizeof(*drop); k++)
-			gone |= m->more[i]->level == drop[k].level && m->more[i]->name == drop[k].name;
+			gone |= m->more[i]->level == drop[k].level &&
+				m->more[i]->name == drop[k].name;
 		if (gone)
 			sk_int_opt__free_unpacked(m->more[i], NULL);
 		else

@@ -18,7 +18,8 @@ union inet_addr {
 #define INET_ADDR_TEXT 64
 const char *inet_addr_text(const union inet_addr *a, char out[INET_ADDR_TEXT]);
 
-/* getpeername(), which does not answer while connect() is under way, though the peer is known then. */
+/* getpeername(), which does not answer while connect() is under way, though the peer is known
+ * then. */
 int inet_addr_of_peer(int fd, union inet_addr *a);
 
 /* Addresses of a socket into its entry. `over`: of none any more. */

@@ -125,8 +125,8 @@ int inet_addr_refuse(const InetSkEntry *m, const union inet_addr *a, const char 
 	err_set(e, code, "%s %s %s", what, m->proto == IPPROTO_TCP ? "TCP" : "UDP",
 		inet_addr_text(a, text));
 	if (code == EADDRINUSE)
-		return err_remedy(e, "another program on this host uses port %u: stop it (or wait a "
-				  "minute, if it has just ended)", m->src_port);
+		return err_remedy(e, "another program on this host uses port %u: stop it (or wait "
+				  "a minute, if it has just ended)", m->src_port);
 	if (code == EADDRNOTAVAIL)
 		return err_remedy(e, "give this host the address, or bind the program to all");
 	if (code == ENETUNREACH || code == EHOSTUNREACH)

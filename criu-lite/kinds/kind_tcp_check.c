@@ -30,8 +30,8 @@ static int check_ulp(int fd, struct err *e)
 
 	if (getsockopt(fd, IPPROTO_TCP, TCP_ULP, name, &len) < 0 || !name[0])
 		return 0;
-	err_say(e, ENOTSUP, "TCP connection: the kernel handles a protocol on top of it (%s), whose "
-			    "keys and records cannot be read", name);
+	err_say(e, ENOTSUP, "TCP connection: the kernel handles a protocol on top of it (%s), "
+			    "whose keys and records cannot be read", name);
 	return err_remedy(e, "let the program do TLS itself (no kTLS), or use --tcp-close");
 }
 
@@ -109,7 +109,8 @@ static bool has_keys(const char *answer, size_t n)
 	return false;
 }
 
-/* No answer (a kernel without sock_diag for TCP): taken as no keys. A listening socket has no peer. */
+/* No answer (a kernel without sock_diag for TCP): taken as no keys. A listening socket has no
+ * peer. */
 static int check_keys(int fd, struct err *e)
 {
 	_Alignas(struct nlmsghdr) char answer[8192];
@@ -123,8 +124,8 @@ static int check_keys(int fd, struct err *e)
 	inet_addr_of_peer(fd, &them);
 	fill_question(&q, us.sa.sa_family, &us, &them);
 	_cleanup_close_ int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-	if (nl < 0 || send(nl, &q, sizeof(q), 0) < 0 || (n = recv(nl, answer, sizeof(answer), 0)) <= 0 ||
-	    !has_keys(answer, (size_t)n))
+	if (nl < 0 || send(nl, &q, sizeof(q), 0) < 0 ||
+	    (n = recv(nl, answer, sizeof(answer), 0)) <= 0 || !has_keys(answer, (size_t)n))
 		return 0;
 	return refuse(e, "it is signed (TCP-MD5)", "let the program connect without keys");
 }
@@ -154,8 +155,8 @@ int tcp_check(struct kind_dump *c, int fd, int state, struct err *e)
 		return refuse(e, "it is signed (TCP-AO)", "let the program connect without keys");
 	/* Numbers of notifications begin at 0 in a new socket. */
 	if (!kind_sockopt_get(fd, SOL_SOCKET, SO_ZEROCOPY, &value) && value)
-		return refuse(e, "it sends without copying (SO_ZEROCOPY), and would never hear what "
-				 "was sent", "let the program run without SO_ZEROCOPY");
+		return refuse(e, "it sends without copying (SO_ZEROCOPY), and would never hear "
+				 "what was sent", "let the program run without SO_ZEROCOPY");
 	if (check_urgent(fd, e) < 0)
 		return -e->code;
 	/* a connection that has keys had them from the first segment on */

@@ -136,7 +136,8 @@ static uint16_t window_field(const TcpStreamEntry *m)
 	return w > 65535 ? 65535 : (uint16_t)w;
 }
 
-int tcp_image_conn(const InetSkEntry *m, const struct tcp_image *t, struct net_conn *c, struct err *e)
+int tcp_image_conn(const InetSkEntry *m, const struct tcp_image *t, struct net_conn *c,
+		   struct err *e)
 {
 	union inet_addr us, them;
 	socklen_t len;
@@ -157,7 +158,8 @@ int tcp_image_conn(const InetSkEntry *m, const struct tcp_image *t, struct net_c
 	return 0;
 }
 
-static int add_entry(const struct img_set *set, const InetSkEntry *m, net_conn_vec *out, struct err *e)
+static int add_entry(const struct img_set *set, const InetSkEntry *m, net_conn_vec *out,
+		     struct err *e)
 {
 	_cleanup_(tcp_image_free) struct tcp_image t = {0};
 	union inet_addr us;
@@ -173,8 +175,9 @@ static int add_entry(const struct img_set *set, const InetSkEntry *m, net_conn_v
 			vec_push(out, c);
 		us.v4 = (struct sockaddr_in){ .sin_family = AF_INET,
 					      .sin_port = htons((uint16_t)m->src_port) };
-		if (m->family == AF_INET6 && !m->src_addr[0] && !m->src_addr[1] && !m->src_addr[2] &&
-		    !m->src_addr[3] && !(m->has_v6only && m->v6only) && net_conn_set(&c, &us.sa, NULL))
+		if (m->family == AF_INET6 && !m->src_addr[0] && !m->src_addr[1] &&
+		    !m->src_addr[2] && !m->src_addr[3] && !(m->has_v6only && m->v6only) &&
+		    net_conn_set(&c, &us.sa, NULL))
 			vec_push(out, c);
 		return 0;
 	}

@@ -13,7 +13,8 @@ struct tcp_image {
 	const uint8_t *received; /* inq_len bytes, in the set */
 	const uint8_t *unacked;  /* outq_len bytes, the last unsent_len of them not sent yet */
 	uint32_t unsent_len;
-	bool fin_sent, fin_unsent, fin_came; /* ours has a number; but waits in the queue; the peer's */
+	/* ours has a number; but waits in the queue; the peer's */
+	bool fin_sent, fin_unsent, fin_came;
 	uint32_t data_end;       /* after our last byte */
 	uint32_t rcv_end;        /* after the peer's last byte */
 	uint32_t snd_nxt;
@@ -23,7 +24,8 @@ struct tcp_image {
 	bool seed;
 };
 
-int tcp_image_get(const struct img_set *set, const InetSkEntry *m, struct tcp_image *t, struct err *e);
+int tcp_image_get(const struct img_set *set, const InetSkEntry *m, struct tcp_image *t,
+		  struct err *e);
 static inline void tcp_image_free(struct tcp_image *t)
 {
 	if (t->m)
@@ -34,4 +36,5 @@ static inline void tcp_image_free(struct tcp_image *t)
 int tcp_set_window(int fd, const struct tcp_image *t, uint32_t rcv_nxt, struct err *e);
 
 /* What the network has to know of it. */
-int tcp_image_conn(const InetSkEntry *m, const struct tcp_image *t, struct net_conn *c, struct err *e);
+int tcp_image_conn(const InetSkEntry *m, const struct tcp_image *t, struct net_conn *c,
+		   struct err *e);

@@ -40,8 +40,8 @@ static int waiting_of(const InetSkEntry *m, const struct tcp_image *t, struct ne
 	if (tcp_image_conn(m, t, &w->conn, e) < 0)
 		return -e->code;
 	if ((t->state != TCP_ESTABLISHED && t->state != TCP_CLOSE_WAIT) || s->outq_len)
-		return err_say(e, EBADMSG, "socket %u waits for accept() in state %d, with %u bytes to "
-			       "be sent", m->id, t->state, s->outq_len);
+		return err_say(e, EBADMSG, "socket %u waits for accept() in state %d, with %u "
+			       "bytes to be sent", m->id, t->state, s->outq_len);
 	w->first = t->rcv_end - s->inq_len;
 	w->conn.window = (uint16_t)(s->snd_wnd >> (scaled ? s->snd_wscale : 0));
 	w->mss = (uint16_t)s->mss_clamp;
@@ -102,10 +102,10 @@ static uint32_t length_of(const struct tcp_listener *l)
 
 static int refuse(const struct tcp_listener *l, const char *why, struct err *e)
 {
-	err_say(e, EAGAIN, "pid %d: fd %d: %u TCP connections wait for accept(), and cannot be taken "
-		"over: %s", l->holder, l->number, length_of(l), why);
-	return err_remedy(e, "try again when the program has taken them, or use --skip-in-flight to "
-			  "reset them");
+	err_say(e, EAGAIN, "pid %d: fd %d: %u TCP connections wait for accept(), and cannot be "
+		"taken over: %s", l->holder, l->number, length_of(l), why);
+	return err_remedy(e, "try again when the program has taken them, or use --skip-in-flight "
+			  "to reset them");
 }
 
 /* What would not come into the queue again must not be taken out of it. */
@@ -140,11 +140,13 @@ static int dump_one(struct kind_dump *c, const struct tcp_listener *l, uint32_t 
 	struct fd_view v = { .pid = l->holder, .fd = -1, .local = fd };
 	struct err ignored = ERR_INIT;
 
-	v.id = kind_number(c, KIND_SPACE_FILE, KIND_KEY_OWN | l->id, place, (uint64_t)c->pass << 32);
+	v.id = kind_number(c, KIND_SPACE_FILE, KIND_KEY_OWN | l->id, place,
+			   (uint64_t)c->pass << 32);
 	v.flags = fcntl(fd, F_GETFL);
 	fe->type = FD_TYPES__INETSK;
 	fe->id = v.id;
-	int ret = fstat(fd, &v.st) < 0 ? err_set(e, errno, "fstat") : tcp_dump_waiting(c, &v, fe, e);
+	int ret = fstat(fd, &v.st) < 0 ? err_set(e, errno, "fstat") :
+					 tcp_dump_waiting(c, &v, fe, e);
 	if (!ret) {
 		fe->isk->has_cl_waits_at = 1;
 		fe->isk->cl_waits_at = l->id;

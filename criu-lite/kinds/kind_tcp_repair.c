@@ -27,8 +27,8 @@ int tcp_repair_on(int fd, int reuse, struct err *e)
 
 	if (setsockopt(fd, IPPROTO_TCP, TCP_REPAIR, &on, sizeof(on)) < 0) {
 		err_set(e, errno, "TCP_REPAIR");
-		return err_remedy(e, "CAP_NET_ADMIN is needed in the guest's network namespace, and "
-				  "CONFIG_CHECKPOINT_RESTORE in the kernel");
+		return err_remedy(e, "CAP_NET_ADMIN is needed in the guest's network namespace, "
+				  "and CONFIG_CHECKPOINT_RESTORE in the kernel");
 	}
 	if (reuse >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse)) < 0)
 		return err_set(e, errno, "SO_REUSEADDR");

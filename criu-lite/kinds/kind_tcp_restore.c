@@ -25,21 +25,24 @@ static int get_image(const struct img_set *set, const InetSkEntry *m, struct tcp
 		     struct err *e)
 {
 	if (!img_count(set, IMG_TCP_STREAM, m->ino))
-		return err_say(e, EBADMSG, "TCP connection %u has no tcp-stream-%x.img", m->id, m->ino);
+		return err_say(e, EBADMSG, "TCP connection %u has no tcp-stream-%x.img", m->id,
+			       m->ino);
 	int ret = img_get(set, IMG_TCP_STREAM, m->ino, 0, &t->m, e);
 	if (ret)
 		return ret;
 	const struct img_record *r = img_record(set, IMG_TCP_STREAM, m->ino, 0);
 	if (r->extra_len != (uint64_t)t->m->inq_len + t->m->outq_len ||
 	    (t->m->has_unsq_len && t->m->unsq_len > t->m->outq_len))
-		return err_say(e, EBADMSG, "tcp-stream-%x.img: lengths of queues do not fit", m->ino);
+		return err_say(e, EBADMSG, "tcp-stream-%x.img: lengths of queues do not fit",
+			       m->ino);
 	t->received = r->extra;
 	t->unacked = r->extra + t->m->inq_len;
 	t->unsent_len = t->m->has_unsq_len ? t->m->unsq_len : 0;
 	return 0;
 }
 
-int tcp_image_get(const struct img_set *set, const InetSkEntry *m, struct tcp_image *t, struct err *e)
+int tcp_image_get(const struct img_set *set, const InetSkEntry *m, struct tcp_image *t,
+		  struct err *e)
 {
 	int state = (int)m->state;
 
@@ -128,7 +131,8 @@ static int set_options(int fd, const struct tcp_image *t, struct err *e)
 		o[n++] = (struct tcp_repair_opt){ OPT_SACK, 0 };
 	if (m->opt_mask & TCPI_OPT_TIMESTAMPS)
 		o[n++] = (struct tcp_repair_opt){ OPT_TIMESTAMP, 0 };
-	if (setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_OPTIONS, o, (socklen_t)(n * (int)sizeof(*o))) < 0)
+	if (setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_OPTIONS, o,
+		       (socklen_t)(n * (int)sizeof(*o))) < 0)
 		return err_set(e, errno, "TCP_REPAIR_OPTIONS");
 	return 0;
 }
@@ -259,12 +263,14 @@ static int keep_unscaled(int fd, const struct tcp_image *t, struct err *e)
 	return ret < 0 ? err_set(e, -ret, "TCP_WINDOW_CLAMP") : 0;
 }
 
-/* The size of segments was worked out in connect(), before anything was known of the peer, and would
- * stay at 536 bytes. To set IP options, if only to none, works it out again: from the peer's maximum and
- * half of the largest window that it has offered. (Also of IPv6 sockets; their own options do not.) */
+/* The size of segments was worked out in connect(), before anything was known of the peer, and
+ * would stay at 536 bytes. To set IP options, if only to none, works it out again: from the peer's
+ * maximum and half of the largest window that it has offered. (Also of IPv6 sockets; their own
+ * options do not.) */
 static int size_segments(int fd, const struct tcp_image *t, struct err *e)
 {
-	struct tcp_repair_window w = { .max_window = t->m->max_window, .rcv_wup = t->rcv_end - t->m->inq_len };
+	struct tcp_repair_window w = { .max_window = t->m->max_window,
+				       .rcv_wup = t->rcv_end - t->m->inq_len };
 
 	w.snd_wl1 = w.rcv_wup;
 	if (t->m->has_max_window &&
@@ -275,7 +281,8 @@ static int size_segments(int fd, const struct tcp_image *t, struct err *e)
 	return 0;
 }
 
-static int create_established(const InetSkEntry *m, const struct tcp_image *t, int fd, struct err *e)
+static int create_established(const InetSkEntry *m, const struct tcp_image *t, int fd,
+			      struct err *e)
 {
 	int reuse = m->opts->reuseaddr;
 
@@ -298,8 +305,9 @@ static int create_opening(const InetSkEntry *m, const struct tcp_image *t, int f
 {
 	int reuse = m->opts->reuseaddr;
 
-	if (tcp_repair_on(fd, -1, e) < 0 || set_seq(fd, TCP_SEND_QUEUE, t->m->outq_seq - 1, e) < 0 ||
-	    connect_as(fd, m, e) < 0 || tcp_repair_on(fd, reuse, e) < 0)
+	if (tcp_repair_on(fd, -1, e) < 0 ||
+	    set_seq(fd, TCP_SEND_QUEUE, t->m->outq_seq - 1, e) < 0 || connect_as(fd, m, e) < 0 ||
+	    tcp_repair_on(fd, reuse, e) < 0)
 		return -e->code;
 	return set_timestamp(fd, t, e);
 }

@@ -2,8 +2,8 @@
 /*
  * The last step of a restored connection, right before the guest runs: its address is here and the
  * network is open. What came from the peer and will not come again (its FIN, its acknowledgement of
- * ours) is said by a segment in its name; then the socket leaves repair mode and asks the peer where
- * it stands, so that both go on at once and not when a timer runs out.
+ * ours) is said by a segment in its name; then the socket leaves repair mode and asks the peer
+ * where it stands, so that both go on at once and not when a timer runs out.
  */
 #include <errno.h>
 #include <net/if.h>
@@ -41,9 +41,9 @@ static int state_of(int fd)
 	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ? TCP_CLOSE : info.tcpi_state;
 }
 
-/* In the peer's name. Its clock is not known; 0 passes the check for old segments and leaves it open
- * for what comes next (RFC 7323 as Linux does it: no check against 0). The other number tells the
- * socket how far away the peer is. */
+/* In the peer's name. Its clock is not known; 0 passes the check for old segments and leaves it
+ * open for what comes next (RFC 7323 as Linux does it: no check against 0). The other number tells
+ * the socket how far away the peer is. */
 static int say(struct run *r, uint8_t flags, uint32_t ack, struct err *e)
 {
 	const TcpStreamEntry *m = r->t.m;
@@ -55,12 +55,13 @@ static int say(struct run *r, uint8_t flags, uint32_t ack, struct err *e)
 
 	s.window = (uint16_t)(m->snd_wnd >> (m->opt_mask & TCPI_OPT_WSCALE ? m->snd_wscale : 0));
 	if (s.has_ts && !kind_sockopt_get(r->fd, IPPROTO_TCP, TCP_TIMESTAMP, &now))
-		s.ts_ecr = (uint32_t)now - (m->opt_mask & TCPI_OPT_USEC_TS ? m->cl_rtt : m->cl_rtt / 1000);
+		s.ts_ecr = (uint32_t)now -
+			   (m->opt_mask & TCPI_OPT_USEC_TS ? m->cl_rtt : m->cl_rtt / 1000);
 	return tcp_segment_send(r->by, &s, e);
 }
 
-/* Through `lo` a segment arrives at once, or a moment later, if another CPU does it. To an address of
- * IPv6 that has just come to this host there is no way in the first moments. */
+/* Through `lo` a segment arrives at once, or a moment later, if another CPU does it. To an address
+ * of IPv6 that has just come to this host there is no way in the first moments. */
 #define TRIES    7
 #define PAUSE_NS 100000          /* the first; each is twice as long */
 
@@ -129,7 +130,8 @@ static int say_what_was(struct run *r, struct err *e)
 	const char *device = r->m->opts->so_bound_dev;
 	bool unbind = device && *device && r->conn.family == AF_INET;
 
-	if (r->t.state == TCP_SYN_SENT || (r->t.state != TCP_FIN_WAIT2 && !r->t.fin_came && !r->t.seed))
+	if (r->t.state == TCP_SYN_SENT ||
+	    (r->t.state != TCP_FIN_WAIT2 && !r->t.fin_came && !r->t.seed))
 		return 0;
 	if (r->t.fin_came && widen(r, e) < 0)
 		return -e->code;

@@ -51,8 +51,9 @@ static int build_ip(libnet_t *l, const struct net_conn *c, const struct net_end 
 	struct libnet_in6_addr src, dst;
 
 	if (c->family == AF_INET)
-		return libnet_build_ipv4((uint16_t)(LIBNET_IPV4_H + len), 0, 0, 0x4000, 64, IPPROTO_TCP, 0,
-					 from->v4.s_addr, to->v4.s_addr, NULL, 0, l, 0) < 0 ?
+		return libnet_build_ipv4((uint16_t)(LIBNET_IPV4_H + len), 0, 0, 0x4000, 64,
+					 IPPROTO_TCP, 0, from->v4.s_addr, to->v4.s_addr, NULL, 0,
+					 l, 0) < 0 ?
 			       failed(l, "IP header", e) : 0;
 	memcpy(&src, &from->v6, sizeof(src));
 	memcpy(&dst, &to->v6, sizeof(dst));
@@ -72,8 +73,8 @@ int tcp_segment_send(struct tcp_sender *by, const struct tcp_segment *s, struct 
 		return -e->code;
 	if (s->has_ts && build_ts(l, s, e) < 0)
 		return -e->code;
-	if (libnet_build_tcp(from->port, to->port, s->seq, s->ack, s->flags, s->window, 0, 0, len, NULL, 0,
-			     l, 0) < 0)
+	if (libnet_build_tcp(from->port, to->port, s->seq, s->ack, s->flags, s->window, 0, 0, len,
+			     NULL, 0, l, 0) < 0)
 		return failed(l, "TCP header", e);
 	if (build_ip(l, c, from, to, len, e) < 0)
 		return -e->code;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* TCP segments without data, built by hand: to a socket here in its peer's name, or to the peer. For
- * the files kind_tcp_*.c. */
+/* TCP segments without data, built by hand: to a socket here in its peer's name, or to the peer.
+ * For the files kind_tcp_*.c. */
 #pragma once
 
 #include "err.h"

@@ -38,8 +38,8 @@ struct net_queue {
 
 #define HOPS 64
 #define HEADERS 100              /* IPv6, TCP and its options */
-/* A buffer of the kernel's, 32 KiB, has room for so much with all headers: received bytes take up no
- * more memory than those that came from a network. */
+/* A buffer of the kernel's, 32 KiB, has room for so much with all headers: received bytes take up
+ * no more memory than those that came from a network. */
 #define PIECE 32000
 
 struct segment {
@@ -106,7 +106,8 @@ static int send_segment(struct net_queue *q, const struct segment *s, struct err
 
 	if (!l)
 		return -e->code;
-	if (setsockopt(libnet_getfd(l), SOL_SOCKET, SO_PRIORITY, &s->priority, sizeof(s->priority)) < 0)
+	if (setsockopt(libnet_getfd(l), SOL_SOCKET, SO_PRIORITY, &s->priority,
+		       sizeof(s->priority)) < 0)
 		return err_set(e, errno, "SO_PRIORITY");
 	if (!build_tcp(l, s, &size) || !build_ip(l, c, size) || libnet_write(l) < 0)
 		return err_say(e, EIO, "a segment through lo: %s", libnet_geterror(l));
@@ -141,8 +142,10 @@ static int look(struct net_queue *q, const struct net_conn *c, struct seen *seen
 	} ask = {
 		.h = { .nlmsg_len = sizeof(ask), .nlmsg_type = SOCK_DIAG_BY_FAMILY,
 		       .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK, .nlmsg_seq = 1 },
-		.r = { .sdiag_family = c->family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = ~0u,
-		       .id = { .idiag_sport = htons(c->local.port), .idiag_dport = htons(c->remote.port),
+		.r = { .sdiag_family = c->family, .sdiag_protocol = IPPROTO_TCP,
+		       .idiag_states = ~0u,
+		       .id = { .idiag_sport = htons(c->local.port),
+			       .idiag_dport = htons(c->remote.port),
 			       .idiag_if = c->ifindex,
 			       .idiag_cookie = { INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE } } },
 	};
@@ -182,7 +185,8 @@ static int send_until(struct net_queue *q, const struct segment *s, int state, u
 	}
 	if (err_is(e))
 		return -e->code;
-	return err_say(e, EPROTO, "what the peer has said is not heard through lo (state %d, %u bytes)",
+	return err_say(e, EPROTO,
+		       "what the peer has said is not heard through lo (state %d, %u bytes)",
 		       seen.state, seen.received);
 }
 
@@ -212,13 +216,15 @@ static int refused(const struct queue_slot *slot, struct err *e)
 {
 	err_set(e, -slot->result, "the kernel does not open it");
 	return slot->result == -EINVAL ?
-		       err_remedy(e, "net.ipv4.tcp_timestamps, tcp_sack and tcp_window_scaling must be on "
-				     "here if they were on where it comes from") : -e->code;
+		       err_remedy(e, "net.ipv4.tcp_timestamps, tcp_sack and tcp_window_scaling "
+				     "must be on here if they were on where it comes from") :
+		       -e->code;
 }
 
 static int open_it(struct net_queue *q, const struct net_waiting *w, struct err *e)
 {
-	struct segment s = { .w = w, .priority = NET_QUEUE_OPENS, .seq = w->first, .flags = TH_ACK };
+	struct segment s = { .w = w, .priority = NET_QUEUE_OPENS, .seq = w->first,
+			     .flags = TH_ACK };
 	struct queue_slot slot;
 	uint32_t key = 0;
 
@@ -232,8 +238,8 @@ static int open_it(struct net_queue *q, const struct net_waiting *w, struct err 
 		return refused(&slot, e);
 	}
 	return slot.used ? -e->code :
-			   err_remedy(e, "its address must be on this host, lo up, and no rule may drop "
-					 "what comes through lo");
+			   err_remedy(e, "its address must be on this host, lo up, and no rule may "
+					 "drop what comes through lo");
 }
 
 static int get(int fd, int level, int name, int *value)
@@ -265,15 +271,17 @@ static int put_all(struct net_queue *q, const struct net_waiting *w, struct err 
 		ret = send_until(q, &s, TCP_ESTABLISHED, (uint32_t)at + s.n, e);
 	}
 	if (!ret && w->fin) {
-		s = (struct segment){ .w = w, .priority = NET_QUEUE_FOLLOWS, .flags = TH_ACK | TH_FIN,
+		s = (struct segment){ .w = w, .priority = NET_QUEUE_FOLLOWS,
+				      .flags = TH_ACK | TH_FIN,
 				      .seq = w->first + (uint32_t)w->n };
 		ret = send_until(q, &s, TCP_CLOSE_WAIT, (uint32_t)w->n + 1, e);
 	}
 	return ret;
 }
 
-/* A connection has the receive buffer of its listening socket, which is smaller than what it has grown
- * to, or what the program may have made of it meanwhile. It is not locked: it grows on as ever. */
+/* A connection has the receive buffer of its listening socket, which is smaller than what it has
+ * grown to, or what the program may have made of it meanwhile. It is not locked: it grows on as
+ * ever. */
 static void set_room(int fd, int size, int lock)
 {
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0 ||
@@ -313,7 +321,8 @@ static int make_room(int listener, uint32_t room, uint32_t have, struct err *e)
 		return err_set(e, errno, "listen");
 	if (info.tcpi_sacked + 1 >= room)
 		return 0;
-	err_say(e, ENOBUFS, "its queue holds %u connections here, not %u", info.tcpi_sacked + 1, room);
+	err_say(e, ENOBUFS, "its queue holds %u connections here, not %u", info.tcpi_sacked + 1,
+		room);
 	return err_remedy(e, "raise net.core.somaxconn");
 }
 
@@ -345,7 +354,8 @@ void net_queue_end(struct net_queue *q)
 		return;
 	listen(q->listener, q->backlog);
 	if (q->reuseport)
-		setsockopt(q->listener, SOL_SOCKET, SO_REUSEPORT, &q->reuseport, sizeof(q->reuseport));
+		setsockopt(q->listener, SOL_SOCKET, SO_REUSEPORT, &q->reuseport,
+			   sizeof(q->reuseport));
 	bpf_map_delete_elem(q->bpf.sock, &key);
 	q->listener = -1;
 }
@@ -410,7 +420,8 @@ static int bind_lo(int *fd, struct sockaddr_in *at)
 {
 	socklen_t n = sizeof(*at);
 
-	*at = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	*at = (struct sockaddr_in){ .sin_family = AF_INET,
+				    .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	*fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	return *fd < 0 || bind(*fd, (struct sockaddr *)at, n) < 0 ||
 	       getsockname(*fd, (struct sockaddr *)at, &n) < 0 ? -errno : 0;
@@ -421,7 +432,8 @@ static int try_put(struct net_queue *q, struct trial *t, struct err *e)
 	struct sockaddr_in us, them;
 	int on = TCP_REPAIR_ON;
 
-	if (bind_lo(&t->listener, &us) < 0 || bind_lo(&t->peer, &them) < 0 || listen(t->listener, 1) < 0)
+	if (bind_lo(&t->listener, &us) < 0 || bind_lo(&t->peer, &them) < 0 ||
+	    listen(t->listener, 1) < 0)
 		return err_set(e, errno, "a socket for a trial");
 	net_conn_set(&t->w.conn, (struct sockaddr *)&us, (struct sockaddr *)&them);
 	t->w.conn.snd_nxt = 1;

@@ -28,7 +28,8 @@ int net_queue_open(struct net_queue **q, struct err *e);
 void net_queue_close(struct net_queue *q);
 
 struct net_waiting {
-	struct net_conn conn;        /* snd_nxt, has_ts, ts_val; window: of the peer, as in its header */
+	struct net_conn conn;        /* snd_nxt, has_ts, ts_val; window: of the peer, as in its
+				      * header */
 	uint32_t first;              /* number of the peer's first byte */
 	uint16_t mss;                /* what the peer has said of itself */
 	uint8_t snd_wscale, rcv_wscale;

@@ -96,9 +96,11 @@ static int load(struct queue_bpf *b, int32_t assign, struct err *e)
 /* The kernel's number of the function; 0: there is none. */
 static int32_t find_assign(void)
 {
-	libbpf_set_print(NULL);  /* a kernel without BTF is nothing that it should speak of by itself */
+	/* a kernel without BTF is nothing that it should speak of by itself */
+	libbpf_set_print(NULL);
 	struct btf *btf = btf__load_vmlinux_btf();
-	int32_t id = btf ? btf__find_by_name_kind(btf, "bpf_sk_assign_tcp_reqsk", BTF_KIND_FUNC) : 0;
+	int32_t id = btf ? btf__find_by_name_kind(btf, "bpf_sk_assign_tcp_reqsk", BTF_KIND_FUNC) :
+			   0;
 
 	btf__free(btf);
 	return id > 0 ? id : 0;
@@ -123,8 +125,8 @@ int queue_bpf_open(struct queue_bpf *b, struct err *e)
 
 	*b = (struct queue_bpf)QUEUE_BPF_INIT;
 	if (!assign) {
-		err_say(e, ENOTSUP, "this kernel cannot put connections into the queue of a listening "
-				    "socket (Linux 6.9 can)");
+		err_say(e, ENOTSUP, "this kernel cannot put connections into the queue of a "
+				    "listening socket (Linux 6.9 can)");
 		return err_remedy(e, "run Linux 6.9 or later, with CONFIG_DEBUG_INFO_BTF and "
 				     "CONFIG_SYN_COOKIES");
 	}

@@ -126,7 +126,8 @@ static bool lives_on(pid_t pid)
 	char state;
 	int threads;
 
-	return thread_look(pid, &state, &threads) && ((state != 'Z' && state != 'X') || threads > 1);
+	return thread_look(pid, &state, &threads) &&
+	       ((state != 'Z' && state != 'X') || threads > 1);
 }
 
 static void on_alarm(int sig, siginfo_t *info, void *context)
@@ -153,8 +154,8 @@ static int clock_start(struct stop_clock *c, struct err *e)
 	return err_set(e, errno, "set a timer");
 }
 
-/* While a thread of the process is in exec(2), this waits for the end of that, and starts over after
- * a signal. The exec may be waiting for us: -EINTR after a tick. */
+/* While a thread of the process is in exec(2), this waits for the end of that, and starts over
+ * after a signal. The exec may be waiting for us: -EINTR after a tick. */
 static int seize_as(struct stop_clock *c, pid_t tid, uint64_t options)
 {
 	if (sigsetjmp(c->out, 1)) {

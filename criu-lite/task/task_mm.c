@@ -284,7 +284,8 @@ static int put_memfd(struct task *t, struct kind_dump *c, const struct proc_vma 
 }
 
 /* The guest may run, and have mapped another file there by now. Numbers of inodes would say so, but
- * for overlayfs, where a mapping shows the one below. Names with a newline are escaped in the list. */
+ * for overlayfs, where a mapping shows the one below. Names with a newline are escaped in the
+ * list. */
 static bool is_named(const struct proc_vma *v, const char *name)
 {
 	size_t n = strlen(v->path);

@@ -118,7 +118,8 @@ def run(b, args):
   thread.start()
   moves = 0
   for n in range(args.moves):
-    hosts.wait_for(lambda: get.got > size * (n + 1) // (args.moves + 2) or not thread.is_alive(), 120)
+    hosts.wait_for(lambda: get.got > size * (n + 1) // (args.moves + 2) or not thread.is_alive(),
+                   120)
     check(thread.is_alive(), "the download ended before move %d: %d bytes, %s", n, get.got, errors)
     begin = get.got
     m = b.move(nginx)

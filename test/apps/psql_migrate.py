@@ -99,7 +99,8 @@ def run(b, args):
   s.end()
   other.end()
   text = postgres.said()
-  check("PANIC" not in text and "terminated by signal" not in text, "postgres says: %s", text[-800:])
+  check("PANIC" not in text and "terminated by signal" not in text, "postgres says: %s",
+        text[-800:])
   b.check_open(postgres.host, b.other(postgres.host))
   print("%d rows in one transaction through %d moves, committed" % (want, args.moves))
   # without its last checkpoint, which waits for a disk

@@ -81,8 +81,8 @@ def migrate(program, guest, dst, options=()):
                       stdout=os.path.dirname(guest.status) + "/receive.log",
                       stderr=subprocess.STDOUT)
   hosts.wait_listening(dst, PORT)
-  done = guest.host.run([program, "migrate", "-t", guest.pid, "--json", *options, "tcp://" + target],
-                        timeout=600, stderr=subprocess.STDOUT)
+  done = guest.host.run([program, "migrate", "-t", guest.pid, "--json", *options,
+                         "tcp://" + target], timeout=600, stderr=subprocess.STDOUT)
   if done.returncode:
     raise SystemExit("migrate exited %d:\n%s" % (done.returncode, done.stdout))
   if receive.wait(30):

@@ -4,11 +4,11 @@
 
 QEMU with TCG and a guest that computes, dirties memory and checks it (test/apps/qemu_guest.c) goes
 from one host of namespaces to another: by criu-lite as the process that it is, and by QEMU's own
-migration (auto-converge; with and without multifd and zstd). TCG has one thread: with more of them, and
-mostly with multifd, QEMU 7.2 itself loses pages of a guest that writes. For all are measured, from outside: the time of it
-all, the longest time in which the guest printed nothing, the bytes on the link, and the work that
-the guest did not do meanwhile, in seconds of what it did before. QEMU needs a second QEMU started
-by somebody on the target; that time is not counted.
+migration (auto-converge; with and without multifd and zstd). TCG has one thread: with more of them,
+and mostly with multifd, QEMU 7.2 itself loses pages of a guest that writes. For all are measured,
+from outside: the time of it all, the longest time in which the guest printed nothing, the bytes on
+the link, and the work that the guest did not do meanwhile, in seconds of what it did before. QEMU
+needs a second QEMU started by somebody on the target; that time is not counted.
 """
 
 import argparse

@@ -141,7 +141,8 @@ def bandwidth(args, program, dirtier, directory, v):
             % (mib_per_s, most))
     # A machine that cannot send so much does not tell whether the limit is reached.
     least = min(mib_per_s, free * 0.8) * (1 - FAR)
-    v.check(mean >= least, "%d MiB/s: the mean is %.1f MiB/s, at least %.1f" % (mib_per_s, mean, least))
+    v.check(mean >= least, "%d MiB/s: the mean is %.1f MiB/s, at least %.1f"
+            % (mib_per_s, mean, least))
   table(rows)
 
 

@@ -276,7 +276,8 @@ static struct settings settings_of(int listener)
 static void there_and_back(struct plan p)
 {
 	struct taken *t = calloc((size_t)p.n, sizeof(*t));
-	int capture = lab_capture(LAB_PEER), listener = listen_at(p.family, 7300), peer[8], others[3];
+	int capture = lab_capture(LAB_PEER), listener = listen_at(p.family, 7300), peer[8],
+	    others[3];
 	struct settings before, after;
 	struct net_queue *q;
 
@@ -334,7 +335,8 @@ static void test_group(void **state)
 /* More than a window at the beginning has room for. */
 static void test_much(void **state)
 {
-	there_and_back((struct plan){ AF_INET, 2, { DATA_MAX, 600000 }, .receive_buffer = 4 << 20 });
+	there_and_back((struct plan){ AF_INET, 2, { DATA_MAX, 600000 },
+				      .receive_buffer = 4 << 20 });
 	there_and_back((struct plan){ AF_INET6, 2, { 20000, 60000 }, .mtu = 1500 });
 }
 

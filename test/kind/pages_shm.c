@@ -405,7 +405,8 @@ static void told_while_cut(void **state)
 	end(&o);
 }
 
-/* A tracker did not see it (soft-dirty, of a page that was unmapped since): also if it made data. */
+/* A tracker did not see it (soft-dirty, of a page that was unmapped since): also if it made
+ * data. */
 static void hidden_stores(void **state)
 {
 	struct object o;

@@ -210,8 +210,8 @@ static void run(const char *command)
 		fail_msg("%s", command);
 }
 
-/* Dumps them all, closes them, makes them again in their place. away, back: commands before the first
- * is made and after the last one. */
+/* Dumps them all, closes them, makes them again in their place. away, back: commands before the
+ * first is made and after the last one. */
 static void move_by(struct trip *t, int **fds, size_t n, const char *away, const char *back)
 {
 	_cleanup_free_ uint32_t *id = xcalloc(n, sizeof(*id));
@@ -300,7 +300,8 @@ static void full_queues(void **s)
 				fill(p.b, &sent[1], 64 << 20);
 				usleep(2000);
 			}
-			int snd = get(p.a, SOL_SOCKET, SO_SNDBUF), rcv = get(p.a, SOL_SOCKET, SO_RCVBUF);
+			int snd = get(p.a, SOL_SOCKET, SO_SNDBUF),
+			    rcv = get(p.a, SOL_SOCKET, SO_RCVBUF);
 			int lock = get(p.a, SOL_SOCKET, 72);
 			move(who & 1 ? &p.a : &p.b);
 			if (who & 2)
@@ -325,8 +326,8 @@ static void deaf(int fd, bool on)
 	struct sock_fprog prog = { 1, none };
 
 	if (on)
-		assert_return_code(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog)),
-				   errno);
+		assert_return_code(setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog,
+					      sizeof(prog)), errno);
 	else
 		set(fd, SOL_SOCKET, SO_DETACH_FILTER, 0);
 }
@@ -426,8 +427,8 @@ static void half_closed(void **s)
 	}
 }
 
-/* Two of each family, all that two sockets can have in their queues, and the listener whose port they
- * share. */
+/* Two of each family, all that two sockets can have in their queues, and the listener whose port
+ * they share. */
 static void many(void **s)
 {
 	enum { N = 120 };
@@ -465,13 +466,16 @@ static void many(void **s)
 static const struct option {
 	int level, name, value;
 } some_options[] = {
-	{ SOL_SOCKET, SO_KEEPALIVE, 1 }, { SOL_SOCKET, SO_PRIORITY, 5 }, { SOL_SOCKET, SO_MARK, 77 },
-	{ SOL_SOCKET, SO_RCVLOWAT, 10 }, { SOL_SOCKET, SO_REUSEADDR, 1 }, { SOL_SOCKET, SO_OOBINLINE, 1 },
+	{ SOL_SOCKET, SO_KEEPALIVE, 1 }, { SOL_SOCKET, SO_PRIORITY, 5 },
+	{ SOL_SOCKET, SO_MARK, 77 }, { SOL_SOCKET, SO_RCVLOWAT, 10 },
+	{ SOL_SOCKET, SO_REUSEADDR, 1 }, { SOL_SOCKET, SO_OOBINLINE, 1 },
 	{ SOL_SOCKET, SO_MAX_PACING_RATE, 123456789 }, { SOL_SOCKET, SO_PEEK_OFF, 3 },
 	{ SOL_SOCKET, SO_SNDBUF, 50000 }, { SOL_SOCKET, SO_RCVBUF, 60000 },
-	{ IPPROTO_TCP, TCP_NODELAY, 1 }, { IPPROTO_TCP, TCP_KEEPIDLE, 71 }, { IPPROTO_TCP, TCP_KEEPINTVL, 13 },
-	{ IPPROTO_TCP, TCP_KEEPCNT, 4 }, { IPPROTO_TCP, TCP_USER_TIMEOUT, 33000 }, { IPPROTO_TCP, TCP_LINGER2, 9 },
-	{ IPPROTO_TCP, TCP_NOTSENT_LOWAT, 20000 }, { IPPROTO_TCP, TCP_SYNCNT, 3 }, { IPPROTO_TCP, TCP_INQ, 1 },
+	{ IPPROTO_TCP, TCP_NODELAY, 1 }, { IPPROTO_TCP, TCP_KEEPIDLE, 71 },
+	{ IPPROTO_TCP, TCP_KEEPINTVL, 13 }, { IPPROTO_TCP, TCP_KEEPCNT, 4 },
+	{ IPPROTO_TCP, TCP_USER_TIMEOUT, 33000 }, { IPPROTO_TCP, TCP_LINGER2, 9 },
+	{ IPPROTO_TCP, TCP_NOTSENT_LOWAT, 20000 }, { IPPROTO_TCP, TCP_SYNCNT, 3 },
+	{ IPPROTO_TCP, TCP_INQ, 1 },
 	{ IPPROTO_IP, IP_TOS, 0x10 }, { IPPROTO_IP, IP_TTL, 42 },
 };
 #define N_OPTIONS (sizeof(some_options) / sizeof(*some_options))
@@ -507,14 +511,17 @@ static void options(void **s)
 	for (int turn = 0; turn < 2; turn++) {
 		move(&p.a);
 		for (size_t i = 0; i < N_OPTIONS; i++)
-			if (has[i] && get(p.a, some_options[i].level, some_options[i].name) != value[i])
+			if (has[i] &&
+			    get(p.a, some_options[i].level, some_options[i].name) != value[i])
 				fail_msg("option %d/%d is %d, was %d", some_options[i].level,
 					 some_options[i].name,
-					 get(p.a, some_options[i].level, some_options[i].name), value[i]);
+					 get(p.a, some_options[i].level, some_options[i].name),
+					 value[i]);
 		memset(&li, 0, sizeof(li));
 		assert_return_code(getsockopt(p.a, SOL_SOCKET, SO_LINGER, &li, &len), errno);
 		assert_true(li.l_onoff == 1 && li.l_linger == 7);
-		assert_return_code(getsockopt(p.a, IPPROTO_TCP, TCP_CONGESTION, cc, &(socklen_t){ 16 }), errno);
+		assert_return_code(getsockopt(p.a, IPPROTO_TCP, TCP_CONGESTION, cc,
+					      &(socklen_t){ 16 }), errno);
 		assert_string_equal(cc, "reno");
 		assert_true(fcntl(p.a, F_GETFL) == O_RDWR);
 	}
@@ -574,8 +581,9 @@ static void header_options(void **s)
 		assert_int_equal(is.tcpi_options & 7, was.tcpi_options & 7);
 		assert_true(is.tcpi_snd_wscale == was.tcpi_snd_wscale &&
 			    is.tcpi_rcv_wscale == was.tcpi_rcv_wscale);
-		/* connect() leaves room for timestamps before it is told that there are none. That is in this
-		 * figure only: the kernel sends segments of the full size (tcp_current_mss()). */
+		/* connect() leaves room for timestamps before it is told that there are none. That
+		 * is in this figure only: the kernel sends segments of the full size
+		 * (tcp_current_mss()). */
 		if (is.tcpi_snd_mss + 12 != was.tcpi_snd_mss || mask & 1)
 			assert_int_equal(is.tcpi_snd_mss, was.tcpi_snd_mss);
 		if (mask & 1)
@@ -599,7 +607,8 @@ static void opening(void **s)
 	for (int i = 0; i < 6; i++) {
 		union addr to;
 		uint64_t sent[2] = { 0 }, got[2] = { 0 };
-		int l = listener(hosts[i % 3], &to), a = socket(to.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+		int l = listener(hosts[i % 3], &to),
+		    a = socket(to.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
 		struct pair p;
 
 		deaf(i < 3 ? l : a, true);
@@ -637,7 +646,8 @@ static void address_later(void **s)
 
 			run(cases[i].add);
 			struct pair p = { .a = socket(to.sa.sa_family, SOCK_STREAM, 0) };
-			assert_return_code(bind(p.a, &from.sa, address(&from, cases[i].host)), errno);
+			assert_return_code(bind(p.a, &from.sa, address(&from, cases[i].host)),
+					   errno);
 			assert_return_code(connect(p.a, &to.sa, sizeof(to)), errno);
 			p.b = accept(l, NULL, NULL);
 			close(l);
@@ -665,7 +675,8 @@ static void link_local(void **s)
 	socklen_t len = sizeof(to);
 	uint64_t sent[2] = { 0 }, got[2] = { 0 };
 
-	run("ip link add d0 type veth peer name d1 && ip link set d1 up && ip addr add fe80::99/64 dev d0 nodad && ip link set d0 up");
+	run("ip link add d0 type veth peer name d1 && ip link set d1 up && "
+	    "ip addr add fe80::99/64 dev d0 nodad && ip link set d0 up");
 	address(&to, "fe80::99");
 	to.v6.sin6_scope_id = if_nametoindex("d0");
 	int l = socket(AF_INET6, SOCK_STREAM, 0);
@@ -924,7 +935,8 @@ static void lists(void **s)
 	assert_int_equal(v.n, 3);
 	vec_each(&v, c)
 		if (!net_conn_is_listener(c))
-			assert_true(c->has_seq && c->has_ts && c->window && c->remote.port == ntohs(to.v6.sin6_port));
+			assert_true(c->has_seq && c->has_ts && c->window &&
+				    c->remote.port == ntohs(to.v6.sin6_port));
 	vec_free(&v);
 	img_set_free(kind_dump_set(t.d));
 	kind_dump_undo(t.d);
@@ -949,11 +961,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(established), cmocka_unit_test(full_queues),
-		cmocka_unit_test(half_closed), cmocka_unit_test(lost_before), cmocka_unit_test(many),
-		cmocka_unit_test(options), cmocka_unit_test(corked), cmocka_unit_test(header_options),
-		cmocka_unit_test(opening), cmocka_unit_test(address_later), cmocka_unit_test(link_local),
-		cmocka_unit_test(undone), cmocka_unit_test(swept), cmocka_unit_test(refused), cmocka_unit_test(signed_ones),
-		cmocka_unit_test(waiting), cmocka_unit_test(skipped), cmocka_unit_test(lists),
+		cmocka_unit_test(half_closed), cmocka_unit_test(lost_before),
+		cmocka_unit_test(many), cmocka_unit_test(options), cmocka_unit_test(corked),
+		cmocka_unit_test(header_options), cmocka_unit_test(opening),
+		cmocka_unit_test(address_later), cmocka_unit_test(link_local),
+		cmocka_unit_test(undone), cmocka_unit_test(swept), cmocka_unit_test(refused),
+		cmocka_unit_test(signed_ones), cmocka_unit_test(waiting), cmocka_unit_test(skipped),
+		cmocka_unit_test(lists),
 	};
 
 	return cmocka_run_group_tests(tests, up, NULL);

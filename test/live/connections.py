@@ -4,9 +4,9 @@
 
     connections.py [--full] [--times N] [--only A,B,...] [--tool PATH]
 
-Streams in both directions in which each byte tells its place; each state of a connection; idle ones;
-what the wire carries meanwhile; and moves that fail when the lock is closed already. --full takes
-more connections, and longer; --times N adds N moves in a row under load.
+Streams in both directions in which each byte tells its place; each state of a connection; idle
+ones; what the wire carries meanwhile; and moves that fail when the lock is closed already. --full
+takes more connections, and longer; --times N adds N moves in a row under load.
 """
 
 import argparse
@@ -66,11 +66,12 @@ class Streams:
         raise Failed("%s does not come to an end" % name)
       check(g.read("result").strip() == "ok", "%s: %s", name, g.read("result").strip())
     at_peer, at_guest = self.totals(self.peer), self.totals(self.server)
-    check(len(at_guest) == self.count == len(at_peer), "%d of %d streams", len(at_guest), self.count)
+    check(len(at_guest) == self.count == len(at_peer), "%d of %d streams", len(at_guest),
+          self.count)
     for n, (sent, got) in at_peer.items():
       check(at_guest[n] == (got, sent) and sent and got,
-            "stream %d: the peer has sent %d and got %d, the guest got %d and sent %d", n, sent, got,
-            at_guest[n][1], at_guest[n][0])
+            "stream %d: the peer has sent %d and got %d, the guest got %d and sent %d",
+            n, sent, got, at_guest[n][1], at_guest[n][0])
     return sum(sent + got for sent, got in at_peer.values())
 
   @staticmethod
@@ -408,8 +409,8 @@ class Queue:
       check(self.g.send(fd, at, 1000) == 1000, "nothing can be said to client %d", n)
       p.receive_all(sock, at, 1000)
       last = n == len(self.socks) - 1
-      check(self.g.state(fd)[0] == (p.CLOSE_WAIT if last else p.ESTABLISHED), "client %d: state %d", n,
-            self.g.state(fd)[0])
+      check(self.g.state(fd)[0] == (p.CLOSE_WAIT if last else p.ESTABLISHED),
+            "client %d: state %d", n, self.g.state(fd)[0])
       if not last:
         sock.sendall(p.pattern(at + said, 1000))
         check(self.g.recv(fd, at + said, 1000) == 1000, "what client %d says does not come", n)
@@ -468,7 +469,8 @@ def queue_left(action, how):
     capture.stop()
     bad = capture.faults(ADDRESS[4])
     check(not bad, "%d faults on the wire: %s", len(bad), "; ".join(bad[:5]))
-  test.__name__ = "not accepted, %s %s at %s" % (how, "fails" if how == "script" else "killed", action)
+  test.__name__ = "not accepted, %s %s at %s" % (
+    how, "fails" if how == "script" else "killed", action)
   return test
 
 
@@ -558,7 +560,8 @@ def queue_too_long(b):
 
 
 def knocking(b):
-  """Clients come all the time while the guest, which accepts none, moves: each is served at last."""
+  """Clients come all the time while the guest, which accepts none, moves: each is served at
+  last."""
   need_take_over(b)
   capture = Capture(b.c)
   g = p.Commander(b)
@@ -804,12 +807,13 @@ def tests(opts):
            streams(5, family=6, peer_family=4), pauses(20 if full else 4)]
   made += [on_the_wire(4), on_the_wire(6)]
   made += [state_test(f) for f in
-           (open_ones, peer_has_shut, guest_has_shut, bytes_unread, bytes_unsent, fin_wait_1, last_ack,
-            closing, time_wait, syn_sent, idle(60 if full else 3))]
+           (open_ones, peer_has_shut, guest_has_shut, bytes_unread, bytes_unsent, fin_wait_1,
+            last_ack, closing, time_wait, syn_sent, idle(60 if full else 3))]
   made += [not_accepted(1), not_accepted(5, 6), not_accepted(5, 6, 4), not_accepted(6, backlog=5),
            not_accepted(129, backlog=128), knocking, full_windows,
            left_in_flight]
-  made += [queue_of_fast_open, queue_without_cookies("a"), queue_without_cookies("b"), queue_too_long]
+  made += [queue_of_fast_open, queue_without_cookies("a"), queue_without_cookies("b"),
+           queue_too_long]
   made += [queue_left("network-lock", "receiver"), queue_left("post-dump", "receiver"),
            queue_left("post-dump", "sender"), queue_left("post-dump", "script")]
   made += [queue_dumped("the same"), queue_dumped("another"), queue_dumped("here"),

@@ -221,8 +221,10 @@ def wrong_policies(b):
                     (["--policy-dir", d, "--guest", "reader"], ["reader", "known are: writer"]),
                     (["--policy-dir", d, "--guest", "../default"], ["../default"])):
     b.refused(b.a, "migrate", "-t", guest.pid, b.target, *args, say=say, timeout=20)
-  out = b.works(b.a, "migrate", "-t", guest.pid, "--print-policy", "--policy-dir", d, "--timeout", 7)
-  for pattern in (r"# guest: writer", r"bandwidth += 10 +# %s/guests.d/writer.conf:3" % re.escape(d),
+  out = b.works(b.a, "migrate", "-t", guest.pid, "--print-policy", "--policy-dir", d,
+                "--timeout", 7)
+  for pattern in (r"# guest: writer",
+                  r"bandwidth += 10 +# %s/guests.d/writer.conf:3" % re.escape(d),
                   r"timeout += 7 +# command line", r"max-downtime += 300 +# built-in"):
     check(re.search(pattern, out), "--print-policy does not show %s: %s", pattern, out)
   for text, say in (("bandwith = 5", ["bad.conf:1", "bandwith", "bandwidth"]),

@@ -38,7 +38,8 @@ class Peers(Bench):
   def put_addresses(self, host):
     for n in (4, 6):
       nodad = ["nodad"] if n == 6 else []
-      self.ip(host, "-%d" % n, "addr", "add", "%s/%d" % (ADDRESS[n], LENGTH[n]), "dev", "eth0", *nodad)
+      self.ip(host, "-%d" % n, "addr", "add", "%s/%d" % (ADDRESS[n], LENGTH[n]), "dev", "eth0",
+              *nodad)
 
   def take_addresses(self, host):
     for n in (4, 6):
@@ -118,7 +119,8 @@ class Commander:
       line = self.file.readline()
     except OSError as e:
       raise Failed("the commanding connection: %s" % e)
-    check(line.endswith(b"\n"), "the commanding connection has ended: %s", self.guest.read("result"))
+    check(line.endswith(b"\n"), "the commanding connection has ended: %s",
+          self.guest.read("result"))
     got = [int(w) for w in line.split()]
     return got if len(got) > 1 else got[0]
 

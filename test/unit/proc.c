@@ -35,7 +35,8 @@ static void maps(void **state)
 	static const char text[] =
 		"55d8c2a00000-55d8c2a02000 r--p 00000000 fe:00 332383     /usr/bin/my cat\n"
 		"55d8c2a02000-55d8c2a07000 r-xp 00002000 fe:00 332383     /usr/bin/my cat\n"
-		"55d8c2b00000-55d8c2b01000 rw-s 00000000 00:01 1025       /memfd:a\\012b (deleted)\n"
+		"55d8c2b00000-55d8c2b01000 rw-s 00000000 00:01 1025       "
+		"/memfd:a\\012b (deleted)\n"
 		"55d8c2b01000-55d8c2b02000 rw-s 00000000 00:01 7  /tmp/back\\134slash\n"
 		"7fcdc0900000-7fcdc0921000 rw-p 00000000 00:00 0 \n"
 		"7fcdc0921000-7fcdc0922000 ---p 00000000 00:00 0          [anon:my arena]\n"
@@ -107,10 +108,12 @@ static void smaps(void **state)
 {
 	static const char text[] =
 		"7ffd097bc000-7ffd097dd000 rw-p 00000000 00:00 0                  [stack]\n"
-		"Size:                132 kB\nKernelPageSize:        4 kB\nRss:                  16 kB\n"
-		"Pss_Dirty:            16 kB\nAnonymous:            12 kB\nSwap:                  8 kB\n"
-		"SwapPss:               1 kB\nLocked:                4 kB\nTHPeligible:           0\n"
-		"ProtectionKey:        11\nVmFlags: rd wr mr mw me gd ac zz sd \n"
+		"Size:                132 kB\nKernelPageSize:        4 kB\n"
+		"Rss:                  16 kB\nPss_Dirty:            16 kB\n"
+		"Anonymous:            12 kB\nSwap:                  8 kB\n"
+		"SwapPss:               1 kB\nLocked:                4 kB\n"
+		"THPeligible:           0\nProtectionKey:        11\n"
+		"VmFlags: rd wr mr mw me gd ac zz sd \n"
 		"7ffd097dd000-7ffd097de000 rw-p 00000000 00:00 0\n"
 		"VmFlags: rd wr nh dd uw\n"
 		"7ffd097df000-7ffd097e0000 rw-p 00000000 00:00 0\nVmFlags: rd wr ?? \n"
@@ -139,8 +142,8 @@ static void smaps(void **state)
 #define STAT_REST \
 	" S 6590 6592 2606 34816 -1 4194304 102 0 0 0 0 0 0 0 20 -5 3 0 151973 3133440 360 " \
 	"18446744073709551615 94810872496128 94810872516009 140722968888560 0 0 0 0 0 0 0 0 0 17 " \
-	"0 0 0 0 0 0 94810872532016 94810872533632 94811085107200 140722968894092 140722968894112 " \
-	"140722968894113 140722968895467 256\n"
+	"0 0 0 0 0 0 94810872532016 94810872533632 94811085107200 140722968894092 " \
+	"140722968894112 140722968894113 140722968895467 256\n"
 
 static void stat(void **state)
 {
@@ -173,9 +176,10 @@ static void stat(void **state)
 	assert_int_equal(PARSE(proc_stat_parse, "", &s, &e), -EBADMSG);
 	assert_int_equal(PARSE(proc_stat_parse, "1 (x", &s, &e), -EBADMSG);
 	assert_int_equal(PARSE(proc_stat_parse, "1 (x) S 1 2 3\n", &s, &e), -EBADMSG);
-	assert_int_equal(PARSE(proc_stat_parse,
-			       "1 (0123456789012345678901234567890123456789012345678901234567890123)"
-			       STAT_REST, &s, &e), -EBADMSG);
+	assert_int_equal(
+		PARSE(proc_stat_parse,
+		      "1 (0123456789012345678901234567890123456789012345678901234567890123)"
+		      STAT_REST, &s, &e), -EBADMSG);
 }
 
 #define STATUS_HEAD \
@@ -221,9 +225,9 @@ static void status(void **state)
 	proc_status_free(&s);
 
 	/* A zombie has no umask and no Vm lines; nobody needs groups. */
-	assert_int_equal(PARSE(proc_status_parse, "Name:\tx\nState:\tZ (zombie)\nTgid:\t1\nPid:\t1\n"
-			       "PPid:\t1\nTracerPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n"
-			       "Groups:\t \n" STATUS_TAIL, &s, &e), 0);
+	assert_int_equal(PARSE(proc_status_parse, "Name:\tx\nState:\tZ (zombie)\nTgid:\t1\n"
+			       "Pid:\t1\nPPid:\t1\nTracerPid:\t0\nUid:\t0\t0\t0\t0\n"
+			       "Gid:\t0\t0\t0\t0\nGroups:\t \n" STATUS_TAIL, &s, &e), 0);
 	assert_int_equal(s.groups.n, 0);
 	proc_status_free(&s);
 	assert_int_equal(PARSE(proc_status_parse, STATUS_HEAD, &s, &e), -EBADMSG);
@@ -249,8 +253,9 @@ static void children(void **state)
 
 static void timers(void **state)
 {
-	static const char text[] = "ID: 0\nsignal: 34/1234567812345678\nnotify: signal/tid.6596\n"
-				   "ClockID: 1\nID: 2\nsignal: 10/0\nnotify: none/pid.12\nClockID: -6\n";
+	static const char text[] =
+		"ID: 0\nsignal: 34/1234567812345678\nnotify: signal/tid.6596\n"
+		"ClockID: 1\nID: 2\nsignal: 10/0\nnotify: none/pid.12\nClockID: -6\n";
 	struct err e = ERR_INIT;
 	proc_timer_vec v;
 
@@ -274,7 +279,8 @@ static void mountinfo(void **state)
 {
 	static const char text[] =
 		"22 27 0:21 / /proc rw,relatime - proc proc rw\n"
-		"36 35 98:0 /mnt1 /a\\040b\\134 rw,noatime master:1 shared:2 - ext4 /dev/root rw,err\n"
+		"36 35 98:0 /mnt1 /a\\040b\\134 rw,noatime master:1 shared:2 "
+		"- ext4 /dev/root rw,err\n"
 		"37 35 0:50 / /empty rw - tmpfs  rw,size=1k\n";
 	struct err e = ERR_INIT;
 	proc_mount_vec v;

@@ -3,9 +3,10 @@
 """CRIU against criu-lite, each moving the same guest between the same two machines.
 
 Two virtual machines with Debian's kernel; the guest (guest.c) changes memory all the time. Debian's
-criu does it as its manual says: three pre-dumps to a page server on the target, a dump, a copy of the
-small images, a restore. criu-lite does it by `migrate`. The figures: total time, the longest time
-without an answer of the guest to who asks it all the time, bytes on the wire. Medians of --moves each.
+criu does it as its manual says: three pre-dumps to a page server on the target, a dump, a copy of
+the small images, a restore. criu-lite does it by `migrate`. The figures: total time, the longest
+time without an answer of the guest to who asks it all the time, bytes on the wire. Medians of
+--moves each.
 """
 
 import argparse
@@ -63,8 +64,8 @@ def criu(source, target, pid, predumps):
     done = source.run(["criu", what, "-t", pid, "-D", here, "-v1"] + sending + prev, 300)
     if done.returncode:
       raise vm.Failed("criu %s: %s" % (what, done.stdout[-2000:]))
-  # The small images: a stream of files over one connection, as rsync or scp would. busybox's nc hangs
-  # up when the other one's standard input ends, so that must not: a FIFO opened for both.
+  # The small images: a stream of files over one connection, as rsync or scp would. busybox's nc
+  # hangs up when the other one's standard input ends, so that must not: a FIFO opened for both.
   port = PAGE_PORT + 1
   taking = target.spawn(["sh", "-c", "mkfifo %s/in; nc -l -p %d 0<>%s/in | tar x -C %s"
                          % (IMAGES, port, IMAGES, here)])
@@ -90,8 +91,8 @@ def criu_lite(source, target, pid, predumps):
 
 
 class Probe:
-  """Asks the guest at both addresses a hundred times a second; `still` is the longest time without an
-  answer. Its own clock is no help: the machines' clocks differ."""
+  """Asks the guest at both addresses a hundred times a second; `still` is the longest time
+  without an answer. Its own clock is no help: the machines' clocks differ."""
 
   def __init__(self, net, ips):
     self.sock = net.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -212,8 +212,8 @@ def unharmed(guest, before, speed, when):
   if after < speed / 2:
     raise vm.Failed("%s: changes %.0f pages a second, before it were %.0f" % (when, after, speed))
   # What is kept of the CPU that a guest came from goes when the next one comes.
-  left = machine.out("pidof criu-lite; find /run/criu-lite ! -type d ! -path '*/cpu/*' 2>/dev/null; "
-                     "true").split()
+  left = machine.out("pidof criu-lite; find /run/criu-lite ! -type d ! -path '*/cpu/*' "
+                     "2>/dev/null; true").split()
   if left:
     raise vm.Failed("%s: left over: %s" % (when, left))
   if machine.run("which nft >/dev/null").returncode == 0:

@@ -265,8 +265,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	g.rate = strtoul(argv[2], NULL, 0) << 8;
-	g.memory = mmap(NULL, g.pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-			0);
+	g.memory = mmap(NULL, g.pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			-1, 0);
 	if (g.memory == MAP_FAILED)
 		return 1;
 	for (size_t i = 0; i < g.pages; i++)

@@ -274,7 +274,8 @@ def _add_build(a, build, work):
     for path in sorted(glob.glob(os.path.join(build, place, "*"))):
       if not _is_program(path):
         continue
-      a.put(os.path.join(TREE, "build", place, os.path.basename(path)), _stripped(path, work), 0o755)
+      a.put(os.path.join(TREE, "build", place, os.path.basename(path)), _stripped(path, work),
+            0o755)
       for lib in libraries(path):
         if a._where(lib) not in a.entries:
           a.copy(lib)

@@ -53,7 +53,8 @@ static void check_page(const struct region *r, unsigned int i, const char *when)
 	const char *p = r->at + i * V_PAGE;
 	bool good = r->page[i] == ZERO ? v_page_zero(p) : v_page_is(p, r->page[i]);
 
-	CHECK(good, "%s: sort %d page %u of %u at %p should be %#lx and is %#lx, generation is %#lx",
+	CHECK(good,
+	      "%s: sort %d page %u of %u at %p should be %#lx and is %#lx, generation is %#lx",
 	      when, r->sort, i, r->pages, (const void *)p, r->page[i], seed_of(p, i), generation);
 }
 

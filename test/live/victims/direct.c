@@ -23,16 +23,16 @@ static void *work(void *arg)
 		SYS(pread(file, mine + i * V_PAGE, V_PAGE, 0));
 	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
 		i = v_mix(++turn) % SLOTS;
-		CHECK(v_page_is(mine + i * V_PAGE, block[i]), "thread %lu: slot %u is not block %lu",
-		      self, i, block[i]);
+		CHECK(v_page_is(mine + i * V_PAGE, block[i]),
+		      "thread %lu: slot %u is not block %lu", self, i, block[i]);
 		block[i] = v_mix(turn) / SLOTS % BLOCKS;
 		SYS(pread(file, mine + i * V_PAGE, V_PAGE, (off_t)(block[i] * V_PAGE)));
 		if (turn % 8 == 0)
 			v_sleep_ms(1);
 	}
 	for (i = 0; i < SLOTS; i++)
-		CHECK(v_page_is(mine + i * V_PAGE, block[i]), "thread %lu, at the end: slot %u", self,
-		      i);
+		CHECK(v_page_is(mine + i * V_PAGE, block[i]), "thread %lu, at the end: slot %u",
+		      self, i);
 	return NULL;
 }
 
